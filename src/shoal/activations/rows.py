@@ -1,0 +1,62 @@
+"""What counts as one observation: a sample, or a token of a text.
+
+Shapes: B = batch, T = tokens, D = width, N = rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from shoal.calling import Inputs
+
+__all__ = ["Rows", "rows_of"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rows:
+    """Which tokens of a batch of text count.
+
+    Attributes:
+        real: Which tokens are no padding, `(B, T)`.
+        last: Number of the last real token of every sample among the real ones, `(B,)`.
+    """
+
+    real: Tensor
+    last: Tensor
+
+    def tokens(self, hidden: Tensor) -> Tensor:
+        """Return the real tokens' states of `hidden` `(B, T, D)` as `(N, D)`."""
+        return hidden.detach()[self.real]
+
+    def drawn(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return the numbers of up to `count` random real tokens, none of them a sample's first.
+
+        The first token draws attention to itself whatever it is (an attention sink) and would
+        dominate the comparison.
+        """
+        flat = self.real.flatten().nonzero().squeeze(1)
+        usable = (flat % self.real.shape[1] != 0).nonzero().squeeze(1)
+        order = torch.randperm(len(usable), generator=generator)[:count].to(usable.device)
+        return usable[order].sort().values
+
+
+def rows_of(inputs: Inputs) -> Rows | None:
+    """Return which tokens of a batch of text count; None for anything but text.
+
+    Text is a dict with `input_ids` `(B, T)`, and `attention_mask` where some are padding; or a
+    tensor of integers `(B, T)`.
+    """
+    ids = inputs.get("input_ids") if isinstance(inputs, Mapping) else inputs
+    if not isinstance(ids, Tensor) or ids.dim() != 2 or ids.is_floating_point():
+        return None
+    mask = inputs.get("attention_mask") if isinstance(inputs, Mapping) else None
+    real = torch.ones_like(ids, dtype=torch.bool) if mask is None or mask.dim() != 2 else mask.bool()
+    positions = torch.arange(real.shape[1], device=real.device)
+    place = torch.where(real, positions, -1).argmax(dim=1)
+    numbers = real.flatten().cumsum(0) - 1
+    at = torch.arange(len(real), device=real.device) * real.shape[1] + place
+    return Rows(real=real, last=numbers[at])

@@ -1,0 +1,47 @@
+"""Options for methods: which, with which preset and which settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any
+
+from shoal.cli.command import Flag
+from shoal.cli.settings import changed, list_methods
+
+__all__ = ["MethodOptions", "method_settings"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions:
+    """How to choose.
+
+    Attributes:
+        method: How to choose what to remove; --list-methods shows them.
+        preset: paper for the settings of the publication; the best we know where it is not given.
+        set: One of the method's settings; may be given again for others.
+        list_methods: Show the methods with their settings, and stop.
+    """
+
+    method: str = "sglp"
+    preset: str | None = None
+    set: Annotated[tuple[str, ...], Flag(metavar="KEY=VALUE")] = ()
+    list_methods: Annotated[bool, Flag(action=list_methods)] = False
+
+
+def method_settings(options: MethodOptions, *, seed: int) -> Any:
+    """Return the settings of the method that the options ask for.
+
+    Args:
+        options: The verb's options.
+        seed: For what the method draws at random.
+
+    Raises:
+        ConfigError: If there is no such method, preset or setting, or a value does not work.
+    """
+    from shoal.methods import get, settings_for
+
+    method = get(options.method)
+    base = settings_for(method, None, options.preset)
+    if "seed" in {each.name for each in fields(base)}:
+        base = replace(base, seed=seed)
+    return changed(base, options.set, of=f"the method {options.method}")

@@ -1,0 +1,102 @@
+"""`--set key=value`: settings dataclasses by hand, checked as a whole, with their docstrings as help."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from difflib import get_close_matches
+from typing import Any
+
+from shoal.cli.command import field_help
+from shoal.cli.recipe import check_value
+from shoal.errors import ConfigError
+
+__all__ = ["changed", "describe_settings", "list_methods"]
+
+
+def changed(base: Any, texts: Sequence[str], *, of: str) -> Any:
+    """Return settings with some of them replaced.
+
+    Args:
+        base: An instance of a settings dataclass.
+        texts: Each `key=value`, the value in YAML; `outer.inner=value` for settings of settings.
+        of: Whose settings they are, for messages.
+
+    Raises:
+        ConfigError: If there is no such setting or a value does not work; all faults at once.
+    """
+    import yaml
+
+    faults: list[str] = []
+    for text in texts:
+        key, found, written = text.partition("=")
+        if not found:
+            faults.append(f"{text!r}: write key=value")
+            continue
+        try:
+            value = yaml.safe_load(written)
+        except yaml.YAMLError:
+            value = written
+        base, fault = _with(base, key.strip().replace("-", "_"), value)
+        if fault:
+            faults.append(f"{key}: {fault}")
+    if faults:
+        raise ConfigError(f"asked for settings of {of}: {'; '.join(faults)}.")
+    return base
+
+
+def _with(base: Any, key: str, value: Any) -> tuple[Any, str]:
+    name, _, inner = key.partition(".")
+    known = [each.name for each in fields(base)]
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
+        return base, f"there is no such setting; the nearest is {near!r}"
+    if is_dataclass(getattr(base, name)):
+        if not inner:
+            parts = ", ".join(f"{name}.{each.name}" for each in fields(getattr(base, name)))
+            return base, f"it has parts of its own: {parts}"
+        part, fault = _with(getattr(base, name), inner, value)
+        return (base, fault) if fault else (replace(base, **{name: part}), "")
+    if inner:
+        return base, f"{name} has no parts"
+    checked, fault = check_value(value, typing.get_type_hints(type(base))[name])
+    return (base, fault) if fault else (replace(base, **{name: checked}), "")
+
+
+def describe_settings(base: Any, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Return `(key, default, meaning)` of every setting, those of settings too."""
+    rows: list[tuple[str, str, str]] = []
+    told = field_help(type(base))
+    for each in fields(base):
+        value = getattr(base, each.name)
+        if is_dataclass(value):
+            rows += describe_settings(value, f"{prefix}{each.name}.")
+        else:
+            rows.append((f"{prefix}{each.name}", _written(value), told.get(each.name, "")))
+    return rows
+
+
+def _written(value: Any) -> str:
+    import yaml
+
+    plain = list(value) if isinstance(value, tuple) else value
+    return str(yaml.safe_dump(plain, default_flow_style=True)).removesuffix("...\n").strip()
+
+
+def list_methods() -> None:
+    """Show every method with a line of help, its presets and its settings."""
+    from shoal.cli.console import show_table
+    from shoal.methods import get, names
+    from shoal.reports.tables import Table
+
+    for name, line in names().items():
+        method = get(name)
+        show_table(
+            Table(
+                title=f"{name}: {line}",
+                columns=(("setting", False), ("default", False), ("meaning", False)),
+                rows=tuple(describe_settings(method.settings())),
+                notes=(f"presets: {', '.join(method.presets)}; change a setting with --set KEY=VALUE",),
+            )
+        )

@@ -1,0 +1,37 @@
+"""`shoal units`: what can be removed from a network, and why the rest cannot."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+from shoal.cli.console import show_json, show_table
+from shoal.cli.loading import open_example, open_model
+from shoal.cli.options import ExampleOptions, ModelOptions
+
+__all__ = ["Options", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(ExampleOptions, ModelOptions):
+    """What `shoal units` takes."""
+
+
+def run(options: Options) -> None:
+    """List the units of a network: their names, sizes, and whether they can be removed."""
+    from shoal.architectures import find_units
+    from shoal.reports import units_table
+
+    loaded = open_model(options)
+    chain = find_units(loaded.model, open_example(options, loaded))
+    if not options.json:
+        show_table(units_table(chain))
+        return
+    show_json(
+        {
+            "model": chain.model,
+            "params": chain.params,
+            "macs": chain.macs,
+            "uncounted": chain.uncounted,
+            "units": [asdict(unit) for unit in chain],
+        }
+    )

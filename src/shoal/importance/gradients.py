@@ -1,0 +1,122 @@
+"""Scores of units from one backward pass.
+
+For unit l with branch F = output - input and output gradient g, a sample i gives s_i = <g_i, F_i>:
+the first-order loss of sample i that the unit saves. Higher = keep in every score.
+
+Shapes: L = units, B = batch, N = samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from shoal.activations import Boundaries
+from shoal.units import Chain, Unit
+
+__all__ = ["GradientScores", "gradients_of"]
+
+
+@contextmanager
+def gradients_of(model: nn.Module, chain: Chain) -> Iterator[None]:
+    """Let exactly the units' parameters collect gradients, inside the `with`; then restore all.
+
+    Gradients of other parameters (embeddings, heads) are not needed and not computed.
+    """
+    wanted = {id(p) for unit in chain for p in _parameters(model, unit)}
+    before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
+    try:
+        for parameter, _, _ in before:
+            parameter.grad = None
+            parameter.requires_grad_(id(parameter) in wanted and parameter.is_floating_point())
+        yield
+    finally:
+        for parameter, required, gradient in before:
+            parameter.requires_grad_(required)
+            parameter.grad = gradient
+
+
+def _parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
+    return [parameter for path in unit.modules for parameter in model.get_submodule(path).parameters()]
+
+
+class GradientScores:
+    """Running sums over samples; parameter gradients are summed by autograd itself."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.samples = 0
+        self._loss = 0.0
+        self._sums = np.zeros((4, len(chain)))
+
+    @property
+    def mean_loss(self) -> float:
+        """Mean loss of a sample."""
+        return self._loss / self.samples
+
+    def count(self, losses: Tensor) -> None:
+        """Count the samples whose losses were just differentiated, `(B,)`."""
+        self.samples += len(losses)
+        self._loss += float(losses.double().sum())
+
+    @contextmanager
+    def watching(self, boundaries: Boundaries) -> Iterator[None]:
+        """Collect, while a backward pass runs inside the `with`, what it says of every unit."""
+        with ExitStack() as stack:
+            for unit in self.chain:
+                before, after = boundaries.inputs[unit.index], boundaries.outputs[unit.index]
+                if after is not None and before is not None and after.requires_grad:
+                    hook = self._collector(unit, before.detach(), after.detach())
+                    stack.callback(after.register_hook(hook).remove)
+            yield
+
+    def _collector(self, unit: Unit, before: Tensor, after: Tensor) -> Callable[[Tensor], None]:
+        def hook(gradient: Tensor) -> None:
+            flat = gradient.flatten(1)
+            saved = _products(flat, after.flatten(1))
+            if before.shape == after.shape and unit.outputs != "zeros":
+                saved = saved - _products(flat, before.flatten(1))
+            norms = _products(flat, flat).sqrt()
+            terms = (-saved + saved.square() / 2, norms, saved, saved.abs())
+            self._sums[:, unit.index] += [float(term.sum()) for term in terms]
+
+        return hook
+
+    def scores(self, model: nn.Module) -> dict[str, NDArray[np.float64]]:
+        """Return the scores by name, each `(L,)`.
+
+        - `drop_estimate`: mean of -s + s²/2, the loss of switching the unit off to second order, the
+          second derivative taken from the empirical Fisher information.
+        - `output_gradnorm`: mean norm of the gradient that reaches the unit's output.
+        - `abs_mean_saving`, `mean_abs_saving`: |mean s| and mean |s|.
+        - `gradnorm`: norm of the mean gradient of the unit's parameters; `gradnorm_scaled`: the same
+          over the root of their number.
+        """
+        drop, outputs, saving, absolute = self._sums / self.samples
+        sizes = np.array([max(unit.params, 1) for unit in self.chain])
+        gradnorm = np.array([_norm(model, unit) for unit in self.chain]) / self.samples
+        return {
+            "drop_estimate": drop,
+            "output_gradnorm": outputs,
+            "abs_mean_saving": np.abs(saving),
+            "mean_abs_saving": absolute,
+            "gradnorm": gradnorm,
+            "gradnorm_scaled": gradnorm / np.sqrt(sizes),
+        }
+
+
+def _products(first: Tensor, second: Tensor) -> Tensor:
+    """Row-wise inner products, `(B,)`, float32 at least."""
+    if first.dtype in (torch.float16, torch.bfloat16):
+        first, second = first.float(), second.float()
+    return torch.bmm(first[:, None], second[:, :, None])[:, 0, 0].double()
+
+
+def _norm(model: nn.Module, unit: Unit) -> float:
+    gradients = [p.grad for p in _parameters(model, unit) if p.grad is not None]
+    return float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()) if gradients else 0.0

@@ -1,0 +1,132 @@
+"""Similarity and angles between all hidden states of a chain, summed batch by batch.
+
+Shapes: L = units, K = distinct hidden states, B = batch, N = rows (samples or tokens).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from shoal.activations import Rows
+from shoal.errors import DataError
+from shoal.similarity import SimilaritySettings, SimilaritySums, cosine_sums
+from shoal.similarity.cka import FEWEST
+
+__all__ = ["RepresentationSums"]
+
+Matrix = NDArray[np.float64]
+
+
+class RepresentationSums:
+    """Running sums over the hidden states of a chain.
+
+    Text is compared token by token (see `Rows`); images and feature maps sample by sample, their
+    angles too, but for those of token networks (`B T D`), where an angle is a token's.
+    """
+
+    def __init__(self, settings: SimilaritySettings) -> None:
+        self.settings = settings
+        self._similarity = SimilaritySums(settings)
+        self._generator = torch.Generator().manual_seed(settings.seed)
+        self._cosines: Matrix | None = None
+        self._angles: Matrix | None = None
+        self._rows = np.zeros((0, 0))
+        self._angled = np.zeros((0, 0))
+        self._places: tuple[list[int], list[int]] = ([], [])
+        self._samples = self._compared = 0
+        self._unit = "samples"
+
+    def add(self, tensors: list[Tensor], starts: list[int], stops: list[int], rows: Rows | None) -> None:
+        """Add one batch.
+
+        Args:
+            tensors: The K distinct hidden states.
+            starts, stops: Which of them each unit takes and returns, `(L,)`.
+            rows: Which tokens count, for text.
+
+        Raises:
+            DataError: If there are too few samples, or activations that are not finite.
+        """
+        if self._cosines is None:
+            count = len(tensors)
+            self._cosines, self._angles = np.zeros((count, count)), np.zeros((count, count))
+            self._rows, self._angled = np.zeros((count, count)), np.zeros((count, count))
+            self._places = (starts, stops)
+        tensors = [tensor.detach() for tensor in tensors]
+        self._samples += len(tensors[0])
+        textual = rows is not None and all(tensor.shape[:2] == rows.real.shape for tensor in tensors)
+        self._add_similarity(tensors, rows if textual else None)
+        self._add_angles(tensors, rows if textual else None)
+
+    def _add_similarity(self, tensors: list[Tensor], rows: Rows | None) -> None:
+        boundaries = [tensors[self._places[0][0]], *(tensors[place] for place in self._places[1])]
+        if rows is not None:
+            self._unit = "tokens"
+            drawn = rows.drawn(self.settings.tokens, self._generator)
+            states = [tensor.flatten(0, 1)[drawn].float() for tensor in boundaries]
+            # A few massive channels dominate unless every token has one scale.
+            states = [state / state.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12) for state in states]
+            self._similarity.update(states)
+            self._compared += len(drawn)
+            return
+        states = [self._pooled(tensor) for tensor in boundaries]
+        step, count = self.settings.minibatch, len(states[0])
+        for start in range(0, count, step):
+            size = min(step, count - start)
+            if size < FEWEST[self.settings.estimator] and (start or self._compared):
+                continue
+            self._similarity.update([state[start : start + size] for state in states])
+            self._compared += size
+
+    def _pooled(self, tensor: Tensor) -> Tensor:
+        if self.settings.pool == "gap" and tensor.dim() > 2:
+            return tensor.mean(dim=1) if tensor.dim() == 3 else tensor.flatten(2).mean(dim=2)
+        return tensor.flatten(1)
+
+    def _add_angles(self, tensors: list[Tensor], rows: Rows | None) -> None:
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for number, tensor in enumerate(tensors):
+            groups.setdefault(tuple(tensor.shape), []).append(number)
+        for members in groups.values():
+            states = [self._states(tensors[number], rows) for number in members]
+            angled = None if rows is None else rows.last
+            cosines, angles = cosine_sums(states, angled)
+            grid = np.ix_(members, members)
+            assert self._cosines is not None and self._angles is not None
+            self._cosines[grid] += cosines.cpu().numpy()
+            self._angles[grid] += angles.cpu().numpy()
+            self._rows[grid] += len(states[0])
+            self._angled[grid] += len(states[0]) if angled is None else len(angled)
+
+    @staticmethod
+    def _states(tensor: Tensor, rows: Rows | None) -> Tensor:
+        if rows is not None:
+            return tensor.flatten(0, 1) if bool(rows.real.all()) else rows.tokens(tensor)
+        return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor.flatten(1)
+
+    def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
+        """Return boundary similarity `(L + 1, L + 1)`, and by run `[start, stop]` the mean angle over π
+        and the mean 1 - cosine, `(L, L + 1)`, NaN where a run is empty or changes the shape.
+
+        Raises:
+            DataError: If nothing was added.
+        """
+        if self._cosines is None or self._angles is None:
+            raise DataError("asked for evidence: no batch was added.")
+        starts, stops = self._places
+        length = len(starts)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            angles, influence = self._angles / self._angled, 1 - self._cosines / self._rows
+        by_run = np.full((2, length, length + 1), np.nan)
+        for start in range(length):
+            for stop in range(start + 1, length + 1):
+                by_run[0, start, stop] = angles[starts[start], stops[stop - 1]]
+                by_run[1, start, stop] = influence[starts[start], stops[stop - 1]]
+        return self._similarity.matrix(), by_run[0], by_run[1]
+
+    def counts(self) -> dict[str, int | str]:
+        """Return how many samples were seen, and how many rows of which kind were compared."""
+        return {"samples": self._samples, "compared": self._compared, "rows": self._unit}

@@ -1,0 +1,107 @@
+"""The measured loss of a network without some of its units: what every score tries to guess.
+
+The units before the first one removed are not computed again for every set (prefix reuse).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from shoal.activations import recorded, replayed
+from shoal.architectures import bypassed
+from shoal.calling import Batch, call, check_batches, device_of, evaluating, split_batch, to_device
+from shoal.errors import DataError
+from shoal.journal import Journal
+from shoal.measurement import Loss, is_causal, sample_losses
+from shoal.progress import length, task
+from shoal.units import Chain
+
+__all__ = ["SkipLosses"]
+
+Removed = tuple[int, ...]
+# Sets measured between two writes to the journal.
+_PIECE = 24
+
+
+class SkipLosses:
+    """Mean loss over the batches when exactly some units are bypassed; every set is measured once.
+
+    Args:
+        model: The network; it is left as it was found.
+        chain: Its units.
+        batches: Batches with labels, or of text; see `collect_evidence`.
+        loss: For anything else, as there.
+        journal: Where measured losses are kept; in memory where it is None.
+        key: Prefix of the journal's keys: a hash of weights and data.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        chain: Chain,
+        batches: Iterable[Batch],
+        *,
+        loss: Loss | None = None,
+        journal: Journal | None = None,
+        key: str = "",
+    ) -> None:
+        self.model, self.chain, self.loss, self.key = model, chain, loss, key
+        self.batches = check_batches(batches)
+        self.journal = journal if journal is not None else Journal()
+        self.measured = 0
+
+    def __call__(self, removed: Iterable[int] = ()) -> float:
+        """Return the mean loss without these units; without any, the network's own."""
+        return self.of([tuple(removed)])[0]
+
+    def of(self, sets: Sequence[Iterable[int]], title: str = "measuring losses") -> list[float]:
+        """Return the mean loss without each of these sets of units.
+
+        Raises:
+            DataError: If there is nothing to compute a loss from.
+        """
+        wanted = [tuple(sorted(set(units))) for units in sets]
+        missing = sorted({units for units in wanted if self._name(units) not in self.journal})
+        # A crash loses one piece of the work at most.
+        piece = len(missing) if self.journal.path is None else _PIECE
+        for start in range(0, len(missing), piece or 1):
+            self._measure(missing[start : start + piece], title)
+        return [self.journal[self._name(units)] for units in wanted]
+
+    def _name(self, removed: Removed) -> str:
+        return f"{self.key}/loss/{','.join(map(str, removed))}"
+
+    def _measure(self, sets: list[Removed], title: str) -> None:
+        totals = dict.fromkeys(sets, 0.0)
+        weights = 0.0
+        count = length(self.batches)
+        total = None if count is None else count * len(sets)
+        with task(title, total) as advance, evaluating(self.model), torch.no_grad():
+            for batch in self.batches:
+                inputs, labels = split_batch(to_device(batch, device_of(self.model)))
+                with recorded(self.model, self.chain) as returned:
+                    whole = self._losses(call(self.model, inputs), inputs, labels)
+                weights += len(whole)
+                for removed in sets:
+                    losses = self._without(removed, inputs, labels, returned) if removed else whole
+                    totals[removed] += float(losses.sum())
+                    advance(1)
+        for removed, total in totals.items():
+            self.journal[self._name(removed)] = total / weights
+        self.measured += len(sets)
+
+    def _without(self, removed: Removed, inputs: object, labels: object, returned: list[object]) -> Tensor:
+        with replayed(self.model, self.chain, returned, removed[0]), bypassed(self.model, self.chain, removed):
+            return self._losses(call(self.model, inputs), inputs, labels)
+
+    def _losses(self, outputs: object, inputs: object, labels: object) -> Tensor:
+        losses = sample_losses(outputs, inputs, labels, loss=self.loss, causal=is_causal(self.model))
+        if losses is None:
+            raise DataError(
+                "asked for the loss without some units: the batches have no labels and the model is no "
+                "language model. Pass (inputs, labels), or loss=."
+            )
+        return losses.double()

@@ -1,0 +1,229 @@
+"""The whole story on one page: find the units, collect evidence, plan, apply, heal, save, verify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from shoal.architectures import find_units
+from shoal.budget import Budget
+from shoal.calling import Batch, Inputs, check_batches, first_sample, split_batch
+from shoal.errors import UnitError
+from shoal.importance import EvidenceSettings, collect_evidence
+from shoal.journal import Journal
+from shoal.measurement import Loss, evaluate_quality, measure_pair
+from shoal.methods import Request, get, settings_for
+from shoal.methods.timing import choose_on_time
+from shoal.plan import Plan
+from shoal.result import CompressionResult, Evidence
+from shoal.surgery import apply, save
+from shoal.training import HealSettings
+from shoal.training import heal as heal_model
+
+__all__ = ["Output", "analyze", "compress", "make_plan"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where and how a compressed model is written.
+
+    Attributes:
+        folder: The folder to make.
+        source: How the original is had again (`LoadedModel.source`), for models that are not of
+            Hugging Face.
+        original: Folder of the original, whose tokenizer and processor files are copied.
+        overwrite: Whether an existing folder may be replaced.
+        notes: Further entries of `shoal.json`, such as seeds and data.
+    """
+
+    folder: Path
+    source: Mapping[str, Any] | None = None
+    original: Path | None = None
+    overwrite: bool = False
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+def analyze(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    example: Inputs | None = None,
+    loss: Loss | None = None,
+    settings: EvidenceSettings | None = None,
+) -> Evidence:
+    """Return what one pass over the batches says of the model's units.
+
+    Args:
+        model: Any network; it is left as it was found.
+        batches: Re-iterable batches the network was **not** trained on: inputs, `(inputs, labels)`,
+            or dicts such as `{"input_ids": …}`. Scores by loss mean little on memorised data.
+        example: What the model's forward takes; the first sample of the batches where it is None.
+        loss: `loss(outputs, labels)` for data that is neither labelled nor text.
+        settings: How the pass is made.
+
+    Raises:
+        UnknownArchitectureError: If the network has no units.
+        DataError: If the batches cannot be used; says why.
+
+    Example:
+        >>> import torch
+        >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(4)])
+        >>> analyze(net, [torch.randn(16, 8)]).similarity.shape
+        (4, 4)
+    """
+    chain = find_units(model, _example(model, batches, example))
+    return collect_evidence(model, chain, batches, loss=loss, settings=settings)
+
+
+def make_plan(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    method: str = "sglp",
+    budget: str | Budget,
+    example: Inputs | None = None,
+    preset: str | None = None,
+    settings: Any = None,
+    loss: Loss | None = None,
+    evidence: Evidence | None = None,
+    journal: Journal | None = None,
+) -> Plan:
+    """Return what to remove so that the model meets the budget.
+
+    Args:
+        model: Any network; it is left as it was found.
+        batches: Batches that the network was not trained on; see `analyze`.
+        method: One of `shoal.methods.names()`.
+        budget: What may remain, such as `macs=0.6`, `units=20`, `latency=0.7`.
+        example: What the model's forward takes; latency is measured with it.
+        preset: `paper` for the settings of the publication; the best we know where it is None.
+        settings: Some of the method's settings by name, or an instance of them.
+        loss: `loss(outputs, labels)` for data that is neither labelled nor text.
+        evidence: What `analyze` returned for the same model, to be used again.
+        journal: Where dear numbers are kept, so that an interrupted run can go on.
+
+    Raises:
+        BudgetError: If no plan meets the budget; names the nearest that can be had.
+        ConfigError: If there is no such method, preset or setting.
+        UnitError: If none of the units may be removed.
+    """
+    return _choose(_request(model, batches, budget, example, loss, evidence, journal), method, preset, settings)
+
+
+def compress(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    *,
+    method: str = "sglp",
+    budget: str | Budget,
+    example: Inputs | None = None,
+    heal: HealSettings | None = None,
+    heal_batches: Iterable[Batch] | None = None,
+    evaluation: Iterable[Batch] | None = None,
+    preset: str | None = None,
+    settings: Any = None,
+    loss: Loss | None = None,
+    evidence: Evidence | None = None,
+    journal: Journal | None = None,
+    output: Output | None = None,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> CompressionResult:
+    """Return the model made shallower within the budget, with what was removed, why, and the measured
+    before and after.
+
+    Args:
+        model: Any network; it is left as it was found.
+        batches: Batches to choose on, which the network was not trained on; see `analyze`.
+        method, budget, example, preset, settings, loss, evidence, journal: As for `make_plan`.
+        heal: How to train afterwards; not at all where it is None.
+        heal_batches: Batches to train on; `batches` where it is None.
+        evaluation: Batches to judge by, apart from both; no quality is measured where it is None.
+        output: Where to write the result, verified; nowhere where it is None.
+        checkpoint: Where healing keeps its state, so that it can go on.
+        resume: Whether healing goes on from its last checkpoint.
+
+    Raises:
+        ShoalError: As `make_plan`, `apply`, `heal`, `save` and `verify` do; nothing half-written is
+            left behind.
+    """
+    request = _request(model, batches, budget, example, loss, evidence, journal)
+    plan = _choose(request, method, preset, settings)
+    small = apply(model, plan)
+    if heal is not None:
+        train = batches if heal_batches is None else heal_batches
+        small = heal_model(
+            small,
+            train,
+            teacher=model,
+            plan=plan,
+            settings=heal,
+            loss=loss,
+            checkpoint=checkpoint,
+            resume=resume,
+        )
+    before, after = measure_pair(model, small, request.example)
+    if evaluation is not None:
+        quality = [evaluate_quality(each, evaluation, loss=loss) for each in (model, small)]
+        before, after = (replace(m, quality=q) for m, q in zip((before, after), quality, strict=True))
+    if output is not None:
+        save(
+            small,
+            output.folder,
+            plan=plan,
+            source=output.source,
+            evidence=request.evidence,
+            before=before,
+            after=after,
+            example=request.example,
+            tokenizer_from=output.original,
+            overwrite=output.overwrite,
+            extra=output.notes,
+        )
+    return CompressionResult(model=small, plan=plan, evidence=request.evidence, before=before, after=after)
+
+
+def _request(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    budget: str | Budget,
+    example: Inputs | None,
+    loss: Loss | None,
+    evidence: Evidence | None,
+    journal: Journal | None,
+) -> Request:
+    wanted, example = Budget.parse(budget), _example(model, batches, example)
+    chain = find_units(model, example)
+    if not chain.removable:
+        why = "; ".join(sorted({unit.why for unit in chain}))
+        raise UnitError(
+            f"asked to meet {wanted} with {chain.model}: it has {len(chain)} units and none may be removed: {why}."
+        )
+    return Request(
+        model=model,
+        chain=chain,
+        batches=batches,
+        example=example,
+        budget=wanted,
+        loss=loss,
+        evidence=evidence,
+        journal=journal or Journal(),
+    )
+
+
+def _choose(request: Request, method: str, preset: str | None, settings: Any) -> Plan:
+    chosen = get(method)
+    wanted = settings_for(chosen, settings, preset)
+    if request.budget.quantity == "latency":
+        return choose_on_time(request, chosen, wanted)
+    return chosen.choose(request, wanted)
+
+
+def _example(model: nn.Module, batches: Iterable[Batch], example: Inputs | None) -> Inputs:
+    if example is not None:
+        return example
+    return first_sample(split_batch(next(iter(check_batches(batches))))[0])

@@ -1,0 +1,142 @@
+"""What a budget asks of a chain: what every unit saves, and how much must be saved in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from shoal.budget import Budget
+from shoal.errors import BudgetError
+from shoal.tables import LatencyTable
+from shoal.units import Chain
+
+__all__ = ["Requirement", "savings_for"]
+
+_SLACK = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class Requirement:
+    """A budget, in the numbers of one network.
+
+    Attributes:
+        budget: What was asked.
+        savings: What the removal of each unit saves, `(L,)`: 1, parameters, MACs or seconds.
+        whole: What the whole network has or takes.
+    """
+
+    budget: Budget
+    savings: tuple[float, ...]
+    whole: float
+
+    @classmethod
+    def of(cls, chain: Chain, budget: Budget, latency: LatencyTable | None = None) -> Requirement:
+        """Return what `budget` asks of the network whose units are `chain`.
+
+        Args:
+            chain: The units.
+            budget: What may remain.
+            latency: The measured latency of the units; needed for a budget of latency.
+
+        Raises:
+            BudgetError: If the budget is of latency and none, or that of other units, was measured.
+        """
+        if budget.quantity == "latency":
+            table = _measured(chain, budget, latency)
+            return cls(budget=budget, savings=table.units, whole=table.whole)
+        if budget.quantity == "units":
+            return cls(budget=budget, savings=(1.0,) * len(chain), whole=float(len(chain)))
+        params = budget.quantity == "params"
+        return cls(
+            budget=budget,
+            savings=tuple(float(unit.params if params else unit.macs) for unit in chain),
+            whole=float(chain.params if params else chain.macs),
+        )
+
+    @property
+    def need(self) -> float:
+        """How much must be saved; zero or less where the whole network meets the budget."""
+        return self.whole - self.budget.allowance(self.whole)
+
+    def remaining(self, removed: Iterable[int]) -> float:
+        """Return what remains when these units are removed."""
+        return self.whole - math.fsum(self.savings[unit] for unit in set(removed))
+
+    def nearest(self, saved: float) -> Budget:
+        """Return the tightest budget of the same form that saving `saved` meets.
+
+        Shares and seconds are rounded up to three digits. Saving everything leaves a 1000th, as no
+        budget is zero.
+        """
+        remains = max(self.whole - saved, self.whole / 1000)
+        if self.budget.relative:
+            limit = min(_rounded_up(remains / self.whole), 1.0)
+        elif self.budget.quantity == "latency":
+            limit = _rounded_up(remains)
+        else:
+            limit = float(math.ceil(remains))
+        return Budget(quantity=self.budget.quantity, limit=limit, relative=self.budget.relative)
+
+    def check(self, saved: float, circumstance: str = "with every removable unit gone") -> None:
+        """Check that a network from which at most `saved` can be saved can meet the budget.
+
+        Args:
+            saved: The most that can be saved.
+            circumstance: Under which that is so, for the message.
+
+        Raises:
+            BudgetError: If it cannot; names the nearest budget that can be had.
+        """
+        if saved >= self.need * (1 - _SLACK):
+            return
+        nearest = self.nearest(saved)
+        raise BudgetError(
+            f"asked for {self.budget}: {circumstance} {nearest} remain; "
+            f"the least that can be asked for is {nearest}."
+        )
+
+
+def savings_for(
+    chain: Chain, budget: Budget, latency: LatencyTable | None = None
+) -> tuple[tuple[float, ...], float]:
+    """Return what the removal of each unit saves, `(L,)`, and how much must be saved in all.
+
+    Both are in the quantity of the budget: units, parameters, MACs or seconds. The need is zero or
+    less where the whole network meets the budget.
+
+    Args:
+        chain: The units.
+        budget: What may remain.
+        latency: The measured latency of the units; needed for a budget of latency.
+
+    Raises:
+        BudgetError: If removing every removable unit would not do, with the nearest budget that can
+            be had; or if the budget is of latency and none was measured.
+    """
+    requirement = Requirement.of(chain, budget, latency)
+    requirement.check(math.fsum(requirement.savings[unit] for unit in chain.removable))
+    return requirement.savings, requirement.need
+
+
+def _measured(chain: Chain, budget: Budget, latency: LatencyTable | None) -> LatencyTable:
+    if latency is None:
+        raise BudgetError(
+            f"asked for {budget}: the latency of the units was not measured. Measure it on this "
+            "device, or ask for units, params or macs."
+        )
+    if len(latency.units) != len(chain):
+        raise BudgetError(
+            f"asked for {budget}: latency was measured of {len(latency.units)} units, and "
+            f"{chain.model} has {len(chain)}. Measure it for this network."
+        )
+    return latency
+
+
+def _rounded_up(value: float) -> float:
+    """Return `value` with three significant digits, not below it."""
+    if value <= 0:
+        return 0.0
+    places = 2 - math.floor(math.log10(value))
+    # The slack keeps 0.137 from becoming 0.138 by its binary rounding.
+    return float(f"{math.ceil(value * 10.0**places * (1 - _SLACK)) / 10.0**places:.3g}")

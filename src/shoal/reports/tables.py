@@ -1,0 +1,276 @@
+"""What the stages found, as rows of text that a terminal, a page or a card can show.
+
+Units are numbered from 0 and segments are half-open, as everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shoal.plan import Plan
+from shoal.reports.numbers import bytes_text, count_text, number_text, ratio_text, seconds_text
+from shoal.result import Evidence, Measurement
+from shoal.units import Chain, Segment
+
+if TYPE_CHECKING:
+    from shoal.surgery import Verification
+
+__all__ = [
+    "Table",
+    "checks_table",
+    "comparison_table",
+    "data_line",
+    "evidence_table",
+    "measurements_table",
+    "plan_table",
+    "quality_table",
+    "segments_table",
+    "units_table",
+]
+
+Columns = tuple[tuple[str, bool], ...]
+_SCORES = ("drop_estimate", "gradnorm", "block_influence", "angular_distance")
+_MARKS = {True: "ok", False: "FAILED", None: "not checked"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Rows of text under named columns.
+
+    Attributes:
+        title: What the table shows.
+        columns: Name of each column, and whether it is aligned to the right.
+        rows: The rows.
+        notes: Sentences below.
+    """
+
+    title: str
+    columns: Columns
+    rows: tuple[tuple[str, ...], ...]
+    notes: tuple[str, ...] = ()
+
+
+def units_table(chain: Chain) -> Table:
+    """Return what can be removed from a network, and why the rest cannot."""
+    rows = tuple(
+        (
+            str(unit.index),
+            unit.name,
+            unit.group,
+            unit.kind,
+            count_text(unit.params),
+            count_text(unit.macs),
+            "yes" if unit.removable else "no",
+            unit.why,
+        )
+        for unit in chain
+    )
+    names = ("unit", "name", "group", "kind", "params", "MACs", "removable", "why not")
+    title = (
+        f"{chain.model}: {len(chain)} units, {len(chain.removable)} removable; "
+        f"{count_text(chain.params)} parameters, {count_text(chain.macs)} MACs"
+    )
+    return Table(
+        title=title, columns=_columns(names, (0, 4, 5)), rows=rows, notes=_uncounted(chain.uncounted)
+    )
+
+
+def evidence_table(evidence: Evidence) -> Table:
+    """Return what one pass says of every unit; higher scores mean keep."""
+    scores = dict(evidence.importance)
+    names = ("unit", "name", "CKA in–out", *scores)
+    rows = tuple(
+        (
+            str(unit.index),
+            unit.name,
+            number_text(float(evidence.boundary_similarity[unit.index, unit.index + 1])),
+            *(number_text(float(values[unit.index])) for values in scores.values()),
+        )
+        for unit in evidence.chain
+    )
+    return Table(
+        title=f"Evidence on {len(evidence.chain)} units (scores: higher = keep)",
+        columns=_columns(names, (0, *range(2, len(names)))),
+        rows=rows,
+        notes=(data_line(evidence.data),),
+    )
+
+
+def segments_table(evidence: Evidence, most: int = 6) -> Table:
+    """Return the best divisions of the chain into 1 … `most` segments of like units."""
+    losses = evidence.segmentation.losses
+    rows = tuple(
+        (str(k), number_text(losses[k - 1]), " ".join(map(str, evidence.segments(k))))
+        for k in range(1, min(most, len(losses)) + 1)
+    )
+    return Table(
+        title="Segments of like units",
+        columns=(("segments", True), ("scatter inside", True), ("[start, stop)", False)),
+        rows=rows,
+    )
+
+
+def data_line(data: Mapping[str, Any]) -> str:
+    """Return in a sentence which data was scored on, and whether it looks memorised."""
+    parts = [str(data["source"])] if data.get("source") else []
+    parts += [f"{data[name]:,} {name}" for name in ("samples", "batches") if data.get(name)]
+    if data.get("rows") not in (None, "samples"):
+        parts.append(f"{data['compared']:,} {data['rows']} compared")
+    if data.get("loss") is None:
+        return f"scored on {', '.join(parts)}; without labels, so without scores by loss"
+    memory = "; its loss looks MEMORISED: use held-out data" if data.get("memorised") else ""
+    return f"scored on {', '.join(parts)}, mean loss {data['loss']:.4g}{memory}"
+
+
+def plan_table(plan: Plan, evidence: Evidence | None = None) -> Table:
+    """Return what a plan removes, with the scores that speak for it."""
+    scores = (
+        {} if evidence is None else {n: evidence.importance[n] for n in _SCORES if n in evidence.importance}
+    )
+    segments = [Segment(*ends) for ends in plan.predicted.get("segments", ())]
+    names = ["unit", "name", "params", *(["segment"] if segments else []), *scores]
+    rows = []
+    for step in plan.steps:
+        segment = [str(s) for s in segments if step.index in s] or ["-"]
+        size = count_text(plan.model.unit_params[step.index])
+        told = [_ranked(values, step.index) for values in scores.values()]
+        rows.append((str(step.index), step.unit, size, *(segment[:1] if segments else []), *told))
+    right = (0, 2, *range(4 if segments else 3, len(names)))
+    ranks = ("in brackets: rank among all units, 1 = least important",) if scores and plan.steps else ()
+    notes = (*ranks, *_promises(plan))
+    return Table(title=str(plan), columns=_columns(names, right), rows=tuple(rows), notes=notes)
+
+
+def _ranked(values: Iterable[float], index: int) -> str:
+    """A score with its rank among all units, 1 = least important."""
+    scores = [float(value) for value in values]
+    return f"{number_text(scores[index])} ({1 + sum(score < scores[index] for score in scores)})"
+
+
+def _promises(plan: Plan) -> Iterable[str]:
+    facts = plan.predicted
+    remain = [f"{facts['units']} of {len(plan.model.units)} units"] if "units" in facts else []
+    if "params" in facts:
+        remain.append(f"{ratio_text(plan.model.params, facts['params'])} of the parameters")
+    if "macs" in facts:
+        remain.append(f"{ratio_text(plan.model.macs, facts['macs'])} of the MACs")
+    if remain:
+        yield f"remaining: {', '.join(remain)}" + (
+            "" if plan.budget is None else f" (asked for {plan.budget})"
+        )
+    if facts.get("loss") is not None and facts.get("loss_before") is not None:
+        yield f"loss on the calibration data: {facts['loss_before']:.4g} → {facts['loss']:.4g}, measured"
+
+
+def comparison_table(before: Measurement, after: Measurement, *, samples: int = 1) -> Table:
+    """Return what a network cost and how well it did, before and after."""
+    rows = [
+        (
+            "parameters",
+            count_text(before.params),
+            count_text(after.params),
+            ratio_text(before.params, after.params),
+        ),
+        ("MACs", count_text(before.macs), count_text(after.macs), ratio_text(before.macs, after.macs)),
+        ("latency", _latency(before), _latency(after), ratio_text(before.latency, after.latency)),
+        (
+            "peak memory",
+            bytes_text(before.memory),
+            bytes_text(after.memory),
+            ratio_text(before.memory, after.memory),
+        ),
+    ]
+    for name in (key for key in before.quality if key in after.quality):
+        rows += _quality_row(name, before.quality, after.quality)
+    notes = (f"of one call with {samples} sample{'s' * (samples != 1)} on {before.device}",)
+    columns = _columns(("", "before", "after", "ratio"), (1, 2, 3))
+    return Table(
+        title="Measured", columns=columns, rows=tuple(rows), notes=(*notes, *_uncounted(before.uncounted))
+    )
+
+
+def measurements_table(measurements: Mapping[str, Measurement], *, samples: int = 1) -> Table:
+    """Return what networks cost, side by side; ratios are of the first."""
+    first = next(iter(measurements.values()))
+    rows = tuple(
+        (
+            name,
+            count_text(each.params),
+            count_text(each.macs),
+            _latency(each),
+            ratio_text(first.latency, each.latency),
+            bytes_text(each.memory),
+        )
+        for name, each in measurements.items()
+    )
+    names = ("model", "parameters", "MACs", "latency", "ratio", "peak memory")
+    notes = (f"of one call with {samples} sample{'s' * (samples != 1)} on {first.device}",)
+    return Table(
+        title="Cost",
+        columns=_columns(names, range(1, 6)),
+        rows=rows,
+        notes=(*notes, *_uncounted(first.uncounted)),
+    )
+
+
+def quality_table(quality: Mapping[str, float], *, title: str) -> Table:
+    """Return how well a network does."""
+    rows = tuple(
+        (name, _figure(name, value) + _interval(name, quality))
+        for name, value in quality.items()
+        if not name.endswith(("_low", "_high"))
+    )
+    return Table(title=title, columns=_columns(("", "value"), (1,)), rows=rows)
+
+
+def checks_table(verification: Verification) -> Table:
+    """Return what was checked of a written folder."""
+    rows = tuple((check.name, _MARKS[check.passed], check.detail) for check in verification.checks)
+    return Table(
+        title=f"Verified: {verification.folder}",
+        columns=_columns(("check", "result", "found"), ()),
+        rows=rows,
+    )
+
+
+def _latency(each: Measurement) -> str:
+    if each.latency is None:
+        return "-"
+    return f"{seconds_text(each.latency)} ± {seconds_text(each.latency_spread)}"
+
+
+def _quality_row(
+    name: str, before: Mapping[str, float], after: Mapping[str, float]
+) -> list[tuple[str, str, str, str]]:
+    if name.endswith(("_low", "_high")) or name in ("samples", "tokens", "nats_per_token"):
+        return []
+    points = f"{100 * (after[name] - before[name]):+.1f} pts" if name == "accuracy" else ""
+    ratio = points or ratio_text(before[name], after[name])
+    return [(name, _figure(name, before[name]), _figure(name, after[name]), ratio)]
+
+
+def _figure(name: str, value: float) -> str:
+    if name in ("samples", "tokens"):
+        return f"{value:,.0f}"
+    return f"{100 * value:.1f} %" if name == "accuracy" else number_text(value)
+
+
+def _interval(name: str, quality: Mapping[str, float]) -> str:
+    low, high = quality.get(f"{name}_low"), quality.get(f"{name}_high")
+    if low is None or high is None:
+        return ""
+    return f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _uncounted(operations: Mapping[str, int]) -> tuple[str, ...]:
+    if not operations:
+        return ()
+    told = ", ".join(f"{name} × {times}" for name, times in operations.items())
+    return (f"MACs leave out: {told}",)
+
+
+def _columns(names: Iterable[str], right: Iterable[int]) -> Columns:
+    aligned = set(right)
+    return tuple((name, number in aligned) for number, name in enumerate(names))

@@ -1,0 +1,227 @@
+"""Plan + model → a new model without the planned units. The model that came in stays as it was.
+
+The copy is made without ever copying what is removed, so that a network that barely fits in memory
+can still be cut.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from shoal.architectures.hidden import Bypass
+from shoal.architectures.huggingface import FAMILIES, owner_of, repair_config_, why_not
+from shoal.errors import PlanError, SurgeryError, UnitError
+from shoal.plan import Plan, Remove
+
+__all__ = ["apply"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cut:
+    """What happens to one module: it leaves its container, or `stand_in` takes its place."""
+
+    path: str
+    module: nn.Module
+    stand_in: nn.Module | None
+
+    @property
+    def container(self) -> str:
+        return self.path.rpartition(".")[0]
+
+    @property
+    def key(self) -> str:
+        return self.path.rpartition(".")[2]
+
+
+class _Gone(nn.Module):
+    """Marks, in a copy, the place of a module that leaves its container."""
+
+
+def apply(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a new model without the units that the plan removes.
+
+    It has the class, device, dtype and training mode of `model`. Entries that leave a list are
+    followed by the rest, renumbered from 0; the config and layer numbers of a Hugging Face model
+    follow. An empty plan gives an equal copy. Gradients are not copied.
+
+    Args:
+        model: The network that the plan was made for; stays untouched.
+        plan: What to remove.
+
+    Raises:
+        PlanError: If the plan does not fit the model.
+        UnitError: If the model is a Hugging Face model whose config shoal cannot repair.
+        SurgeryError: If the model cannot be copied, or the result fails a post-condition.
+
+    Example:
+        >>> import torch
+        >>> from shoal.architectures import find_units
+        >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
+        >>> len(apply(net, Plan.removing(find_units(net, torch.ones(1, 4)), [1])))
+        2
+    """
+    _check_fit(model, plan)
+    cuts = [cut for step in plan.steps for cut in _cuts(model, step)]
+    _check_lists(model, cuts)
+    repairs = _repairs(model, cuts)
+    small = _copy(model, cuts)
+    for container in dict.fromkeys(cut.container for cut in cuts):
+        _close_gaps_(small.get_submodule(container))
+    for container, kept in repairs.items():
+        path, owner = owner_of(small, container) or ("", small)
+        repair_config_(owner, _inside(path, container), kept)
+    _check_result(small, expected=_remaining(model, cuts))
+    return small
+
+
+def _check_fit(model: nn.Module, plan: Plan) -> None:
+    name = type(model).__name__
+    params = _count(model.parameters())
+    if params != plan.model.params:
+        raise PlanError(
+            f"asked to use a plan for {plan.model.name} with {plan.model.params:,} parameters on "
+            f"{name} with {params:,}. Make a plan for this model."
+        )
+    sizes = dict(zip(plan.model.units, plan.model.unit_params, strict=False))
+    taken: list[str] = []
+    for step in plan.steps:
+        modules = _modules(model, step)
+        found = _count(p for module in modules for p in module.parameters())
+        if found != sizes.get(step.unit):
+            raise PlanError(
+                f"asked to remove unit {step.index} ({step.unit}) of {sizes.get(step.unit, 0):,} parameters: "
+                f"in this {name} it has {found:,}. Make a plan for this model."
+            )
+        for path in step.modules:
+            if any(
+                f"{path}.".startswith(f"{other}.") or f"{other}.".startswith(f"{path}.") for other in taken
+            ):
+                raise PlanError(
+                    f"asked to remove {path!r} of {name} twice, alone or with what it is a part of."
+                )
+            taken.append(path)
+
+
+def _modules(model: nn.Module, step: Remove) -> list[nn.Module]:
+    try:
+        found = [model.get_submodule(path) for path in step.modules if path]
+    except AttributeError as error:
+        raise PlanError(
+            f"asked to remove unit {step.index} ({step.unit}): {type(model).__name__} has no such module "
+            f"({error}). Make a plan for this model."
+        ) from error
+    if not found:
+        raise PlanError(f"asked to remove unit {step.index} ({step.unit}): the plan names no modules of it.")
+    return found
+
+
+def _cuts(model: nn.Module, step: Remove) -> list[_Cut]:
+    """The cuts of one unit; in a bypassed run the first module hands on what all of them returned."""
+    stand_ins: list[nn.Module | None] = [None] * len(step.modules)
+    if step.removal == "bypass":
+        stand_ins = [Bypass(step.outputs), *(nn.Identity() for _ in step.modules[1:])]
+    cuts = []
+    for path, module, stand_in in zip(step.modules, _modules(model, step), stand_ins, strict=True):
+        if stand_in is not None:
+            stand_in.train(module.training)
+        cuts.append(_Cut(path=path, module=module, stand_in=stand_in))
+    return cuts
+
+
+def _check_lists(model: nn.Module, cuts: list[_Cut]) -> None:
+    held: dict[nn.Module, int] = {}
+    for _, module in model.named_modules(remove_duplicate=False):
+        held[module] = held.get(module, 0) + 1
+    for cut in cuts:
+        if held[cut.module] > 1:
+            raise UnitError(
+                f"asked to remove {cut.path!r} of {type(model).__name__}: the module stands in "
+                f"{held[cut.module]} places (shared weights), and would leave all of them."
+            )
+        container = model.get_submodule(cut.container)
+        if cut.stand_in is None and not isinstance(container, (nn.Sequential, nn.ModuleList)):
+            raise PlanError(
+                f"asked to delete {cut.path!r} of {type(model).__name__}: it stands in a "
+                f"{type(container).__name__}, which is no list. Units outside lists are bypassed."
+            )
+
+
+def _repairs(model: nn.Module, cuts: list[_Cut]) -> dict[str, list[int]]:
+    """The lists of Hugging Face layers that lose entries, with the numbers of those that stay."""
+    repairs: dict[str, list[int]] = {}
+    for container in dict.fromkeys(cut.container for cut in cuts):
+        found = owner_of(model, container)
+        if found is None:
+            continue
+        path, owner = found
+        gone = {cut.key: cut.stand_in for cut in cuts if cut.container == container}
+        keys = list(model.get_submodule(container)._modules)
+        kept = [number for number, key in enumerate(keys) if key not in gone]
+        deletes = all(stand_in is None for stand_in in gone.values())
+        reason = why_not(
+            owner, _inside(path, container), removal="delete" if deletes else "bypass", keep=len(kept)
+        )
+        if reason:
+            raise UnitError(
+                f"asked to remove {len(gone)} of {len(keys)} units in {container or 'the network'!r} of "
+                f"{type(owner).__name__}: {reason}. Layers can be removed from models of type "
+                f"{', '.join(FAMILIES)}."
+            )
+        repairs[container] = kept
+    return repairs
+
+
+def _copy(model: nn.Module, cuts: list[_Cut]) -> nn.Module:
+    # What deepcopy finds in its memo it takes for copied: the removed modules never are.
+    memo: dict[int, object] = {id(cut.module): cut.stand_in or _Gone() for cut in cuts}
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise SurgeryError(
+            f"asked for a copy of {type(model).__name__}: it cannot be copied ({error}). Modules may hold "
+            "no tensors with a gradient history beside their parameters, and no locks, files or generators."
+        ) from error
+
+
+def _close_gaps_(container: nn.Module) -> None:
+    entries = container._modules
+    kept = [(key, module) for key, module in entries.items() if not isinstance(module, _Gone)]
+    numbered = list(entries) == [str(number) for number in range(len(entries))]
+    entries.clear()
+    for number, (key, module) in enumerate(kept):
+        entries[str(number) if numbered else key] = module
+
+
+def _inside(owner: str, path: str) -> str:
+    return path.removeprefix(owner).removeprefix(".")
+
+
+def _remaining(model: nn.Module, cuts: list[_Cut]) -> int:
+    """Parameters of the model that some module holds which stays; shared ones count once."""
+    gone = {inner for cut in cuts for inner in cut.module.modules()}
+    return _count(
+        p for module in model.modules() if module not in gone for p in module.parameters(recurse=False)
+    )
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum({id(p): p.numel() for p in parameters}.values())
+
+
+def _check_result(small: nn.Module, *, expected: int) -> None:
+    left = [name for name, module in small.named_modules() if isinstance(module, _Gone)]
+    if left:
+        raise SurgeryError(
+            f"asked to remove units of {type(small).__name__}: {', '.join(left)} still hold a removed "
+            "module under a second name."
+        )
+    found = _count(small.parameters())
+    if found != expected:
+        raise SurgeryError(
+            f"removed units of {type(small).__name__}: {expected:,} parameters should be left and "
+            f"{found:,} are. Its modules are copied in a way of their own (__deepcopy__)."
+        )

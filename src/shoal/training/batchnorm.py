@@ -1,0 +1,94 @@
+"""Batch-norm statistics estimated anew, after surgery has changed what flows into the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import TypeGuard
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from shoal.calling import Batch, call, check_batches, device_of, evaluating, split_batch, to_device
+from shoal.errors import DataError
+from shoal.progress import track
+
+__all__ = ["recalibrate_"]
+
+
+def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: int = 100) -> int:
+    """Replace the running statistics of all batch norms by those of the data, and return the batches used.
+
+    Mean and variance become the plain averages over the batches, each batch weighing the same. Only
+    batch norms run in training mode; everything else of the model stays as it was found.
+
+    Args:
+        model: The network; only the running statistics change.
+        batches: Data like that of training; labels are not used.
+        most_batches: After how many batches to stop; 100 settle the statistics of common networks.
+
+    Returns:
+        The number of batches used; 0 if the network has no batch norms with running statistics.
+
+    Raises:
+        DataError: If there are no batches, too few values to take a variance of, or statistics that
+            are not finite. The model then keeps the statistics that it had.
+
+    Reference: Li et al., 2016, Adaptive Batch Normalization, https://arxiv.org/abs/1603.04779.
+    """
+    norms = [module for module in model.modules() if _keeps_statistics(module)]
+    if not norms or most_batches < 1:
+        return 0
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    momenta = [norm.momentum for norm in norms]
+    try:
+        used = _estimate_(model, norms, batches, most_batches)
+        _check_finite(norms)
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        raise
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+    return used
+
+
+def _keeps_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    return isinstance(module, _BatchNorm) and module.running_mean is not None
+
+
+def _estimate_(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Batch], most_batches: int) -> int:
+    device = device_of(model)
+    used = 0
+    with evaluating(model), torch.no_grad():
+        for norm in norms:
+            norm.reset_running_stats()
+            # None stands for the cumulative average.
+            norm.momentum = None
+            norm.train()
+        for batch in track(islice(check_batches(batches), most_batches), "recalibrating batch norms", None):
+            try:
+                call(model, to_device(split_batch(batch)[0], device))
+            except ValueError as error:
+                if not str(error).startswith("Expected more than 1 value per channel"):
+                    raise
+                raise DataError(
+                    f"asked to recalibrate batch norms on batch {used} (from 0): it has one value per "
+                    f"channel, and a variance needs two ({error}). Larger batches work."
+                ) from error
+            used += 1
+    return used
+
+
+def _check_finite(norms: list[_BatchNorm]) -> None:
+    for norm in norms:
+        mean, variance = norm.running_mean, norm.running_var
+        if mean is None or variance is None:
+            continue
+        if not (torch.isfinite(mean).all() and torch.isfinite(variance).all()):
+            raise DataError(
+                f"asked to recalibrate a batch norm of {norm.num_features} channels: its statistics are "
+                "not finite. Look for NaN or infinity in the batches."
+            )

@@ -1,0 +1,274 @@
+"""A plain training loop: seeded, resumable, one process, on Accelerate for precision and scaling.
+
+The last step is what comes out, never the best epoch by some test score.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from shoal.calling import Batch, Inputs, check_batches, device_of, evaluating, split_batch, to_device
+from shoal.errors import ConfigError, DataError, MissingExtraError
+from shoal.progress import task
+from shoal.training.checkpoint import (
+    EpochReport,
+    TrainingState,
+    load_state_,
+    random_state,
+    restore_random_state,
+    save_state,
+)
+from shoal.training.optimisation import FitSettings, learning_rate, make_optimizer
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+__all__ = ["FitReport", "Objective", "fit"]
+
+
+class Objective(Protocol):
+    """What training makes small."""
+
+    def __call__(self, model: nn.Module, inputs: Inputs, labels: Any) -> Tensor:
+        """Return the loss of one batch, a scalar; `labels` is None where there are none."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitReport:
+    """How a run went.
+
+    Attributes:
+        steps: Steps done, those before a resumption included.
+        epochs: Loss, steps and seconds of every epoch.
+        resumed_at: The step that a checkpoint brought back; 0 for a run from the start.
+    """
+
+    steps: int
+    epochs: tuple[EpochReport, ...] = field(default=())
+    resumed_at: int = 0
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of all epochs."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+
+def fit(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    settings: FitSettings,
+    *,
+    objective: Objective,
+    checkpoint: Path | None = None,
+    resume: bool = False,
+) -> FitReport:
+    """Train `model` in place on the device where it is, and return how it went.
+
+    A resumed run ends with the very weights of one that was never interrupted, on a CPU bit for bit,
+    if the batches come in the same order again. That order is the caller's: a list, or a
+    `DataLoader`, whose shuffling follows torch's random state (one with a generator of its own does
+    not, and has to be made anew).
+
+    Args:
+        model: Its parameters that require gradients are trained; training mode, config and random
+            state are restored at the end.
+        batches: Gone through once an epoch, in their own order.
+        settings: How to train.
+        objective: The loss of one batch.
+        checkpoint: A file for the state of the run, written every so many steps and at the end.
+        resume: Whether to go on from that file if there is one; otherwise it is overwritten.
+
+    Raises:
+        DataError: If there are no batches, or a loss or gradient is not finite.
+        ConfigError: If nothing is trainable, the checkpoint does not fit, or the precision or number
+            of processes is not supported.
+        MissingExtraError: If Accelerate is not installed.
+    """
+    optimizer = make_optimizer(model, settings)
+    with _accelerator(device_of(model), settings) as accelerator, evaluating(model, train=True):
+        total = _total_steps(check_batches(batches), settings)
+        run = _Run(
+            model=model,
+            settings=settings,
+            objective=objective,
+            optimizer=optimizer,
+            accelerator=accelerator,
+            checkpoint=checkpoint,
+            total=total,
+        )
+        run.start(resume=resume)
+        return run.finish(batches)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """One training run: what `fit` was given, and how far it has come."""
+
+    model: nn.Module
+    settings: FitSettings
+    objective: Objective
+    optimizer: Optimizer
+    accelerator: Accelerator
+    checkpoint: Path | None
+    total: int
+    state: TrainingState = field(default_factory=TrainingState)
+    resumed_at: int = 0
+
+    def __post_init__(self) -> None:
+        self.device = device_of(self.model)
+        self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
+        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    def start(self, *, resume: bool) -> None:
+        """Seed, or take up the state of the checkpoint."""
+        torch.default_generator.manual_seed(self.settings.seed)
+        if self.device.type == "cuda":
+            with torch.cuda.device(self.device):
+                torch.cuda.manual_seed(self.settings.seed)
+        if resume and self.checkpoint is not None and self.checkpoint.exists():
+            self.state = load_state_(self.checkpoint, self.model, self.optimizer, self._agreed())
+            self.resumed_at = self.state.step
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.load_state_dict(self.state.scaler)
+
+    def finish(self, batches: Iterable[Batch]) -> FitReport:
+        """Do all steps that are left."""
+        with task("training", self.total) as advance:
+            advance(self.state.step)
+            while self.state.step < self.total:
+                self._epoch(batches, advance)
+        self._save()
+        return FitReport(steps=self.state.step, epochs=tuple(self.state.history), resumed_at=self.resumed_at)
+
+    def _epoch(self, batches: Iterable[Batch], advance: Callable[[int], None]) -> None:
+        state = self.state
+        begun = time.perf_counter()
+        for batch in self._remaining(batches):
+            state.loss_sum += self._step(batch)
+            begun, before = time.perf_counter(), begun
+            state.seconds += begun - before
+            state.step += 1
+            state.batch += 1
+            advance(1)
+            if state.step == self.total:
+                break
+            if state.step % self.settings.checkpoint_every == 0:
+                self._save()
+        if state.batch == 0:
+            raise DataError("asked to train: the batches were there once and are empty now. Pass a list.")
+        report = EpochReport(
+            epoch=state.epoch,
+            loss=state.loss_sum / state.batch,
+            steps=state.batch,
+            seconds=state.seconds,
+        )
+        self.state = TrainingState(step=state.step, epoch=state.epoch + 1, history=[*state.history, report])
+
+    def _remaining(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Yield the batches of this epoch that are not done, in the order of an unbroken run."""
+        state = self.state
+        if state.batch == 0:
+            state.epoch_random = random_state(self.device)
+            yield from batches
+            return
+        now = random_state(self.device)
+        restore_random_state(state.epoch_random, self.device)
+        iterator = iter(batches)
+        for _ in range(state.batch):
+            next(iterator, None)
+        restore_random_state(now, self.device)
+        yield from iterator
+
+    def _step(self, batch: Batch) -> float:
+        state, settings = self.state, self.settings
+        rate = learning_rate(state.step, self.total, settings)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        inputs, labels = to_device(split_batch(batch), self.device)
+        with self.accelerator.autocast():
+            loss = self.objective(self.model, inputs, labels)
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise DataError(self._not_finite("loss", value, rate))
+        self.accelerator.backward(loss)
+        if settings.clip is not None:
+            norm = float(self.accelerator.clip_grad_norm_(self.trained, settings.clip))
+            # With fp16 an overflow is expected now and then, and the scaler skips that step.
+            if not math.isfinite(norm) and settings.mixed_precision != "fp16":
+                raise DataError(self._not_finite("norm of the gradient", norm, rate))
+        self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        return value
+
+    def _not_finite(self, what: str, value: float, rate: float) -> str:
+        return (
+            f"asked to train: at step {self.state.step} (from 0; batch {self.state.batch} of epoch "
+            f"{self.state.epoch}) the {what} is {value} with learning rate {rate:.3g}. A lower lr, such as "
+            f"{self.settings.lr / 10:.3g}, may work; look for NaN or infinity in that batch too."
+        )
+
+    def _agreed(self) -> dict[str, Any]:
+        return asdict(self.settings) | {"total": self.total}
+
+    def _save(self) -> None:
+        if self.checkpoint is not None:
+            if self.accelerator.scaler is not None:
+                self.state.scaler = self.accelerator.scaler.state_dict()
+            save_state(self.checkpoint, self.model, self.optimizer, self.state, self._agreed())
+
+
+def _total_steps(batches: Iterable[Batch], settings: FitSettings) -> int:
+    if settings.max_steps is not None:
+        return settings.max_steps
+    if settings.epochs == 0:
+        return 0
+    return settings.epochs * _length(batches)
+
+
+def _length(batches: Iterable[Batch]) -> int:
+    try:
+        return len(batches)  # type: ignore[arg-type]
+    except TypeError:
+        # A loader of an iterable data set has a length only in name.
+        return sum(1 for _ in batches)
+
+
+@contextmanager
+def _accelerator(device: torch.device, settings: FitSettings) -> Iterator[Accelerator]:
+    """Yield an Accelerator for `device`, and leave no global state of Accelerate's behind."""
+    try:
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("accelerate", extra="heal", purpose="to train networks") from error
+    if settings.mixed_precision == "fp16" and device.type == "cpu":
+        raise ConfigError("asked to train with mixed_precision='fp16' on a CPU: no and bf16 work there.")
+    was_set = bool(AcceleratorState._shared_state)
+    try:
+        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=settings.mixed_precision)
+    except ValueError as error:
+        raise ConfigError(
+            f"asked to train on {device} with mixed_precision={settings.mixed_precision!r}: Accelerate is "
+            f"in use with other settings in this process ({error})."
+        ) from error
+    try:
+        if accelerator.num_processes > 1:
+            raise ConfigError(
+                f"asked to train in {accelerator.num_processes} processes: one works. Start without "
+                "`accelerate launch`."
+            )
+        yield accelerator
+    finally:
+        if not was_set:
+            AcceleratorState._reset_state(reset_partial_state=True)

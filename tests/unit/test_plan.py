@@ -1,0 +1,183 @@
+import json
+from dataclasses import replace
+
+import pytest
+
+from shoal.budget import Budget
+from shoal.errors import PlanError, UnitError
+from shoal.plan import Plan
+from shoal.units import Segment
+
+
+@pytest.fixture
+def chain(make_chain):
+    return make_chain(fixed=[0])
+
+
+@pytest.fixture
+def plan(chain):
+    return Plan.removing(
+        chain,
+        [3, "layers.1"],
+        budget=Budget.parse("macs=0.5"),
+        method="sglp",
+        settings={"preset": "paper", "k": [1, 2]},
+        predicted={"loss": 0.5},
+    )
+
+
+def edited(plan, **changes):
+    return json.dumps(json.loads(plan.to_json()) | changes)
+
+
+def with_step(plan, **changes):
+    fields = json.loads(plan.to_json())
+    fields["steps"][0] |= changes
+    return json.dumps(fields)
+
+
+def test_units_are_removed_in_forward_order_each_once(chain):
+    assert Plan.removing(chain, [3, 1, "layers.3", -1]).removed == (1, 3)
+
+
+def test_what_remains_is_predicted(plan):
+    assert plan.predicted == {"units": 2, "params": 140, "macs": 1400, "loss": 0.5}
+
+
+def test_a_plan_that_removes_nothing_is_a_plan(chain):
+    plan = Plan.removing(chain, [])
+    assert (plan.removed, plan.runs, str(plan)) == ((), (), "by hand: remove 0 of 4 units: nothing")
+    assert plan.predicted["params"] == chain.params
+    assert plan.index_map == {0: 0, 1: 1, 2: 2, 3: 3}
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_plan_may_remove_all_units(make_chain):
+    plan = Plan.removing(make_chain(), range(4))
+    assert (plan.runs, plan.index_map, plan.surviving_names) == ((Segment(0, 4),), {}, {})
+
+
+def test_the_units_that_stay_are_renumbered(plan):
+    assert plan.index_map == {0: 0, 2: 1}
+    assert plan.surviving_names == {"layers.0": "layers.0", "layers.2": "layers.1"}
+
+
+def test_a_bypassed_unit_moves_no_name(chain):
+    bypassing = replace(chain, units=tuple(replace(unit, removal="bypass") for unit in chain))
+    assert Plan.removing(bypassing, [1]).surviving_names["layers.2"] == "layers.2"
+
+
+def test_the_removed_runs_are_said(plan, chain):
+    assert str(plan) == "sglp: remove 2 of 4 units: [1, 2), [3, 4)"
+    assert str(Plan.removing(chain, [1, 2, 3])) == "by hand: remove 3 of 4 units: [1, 4)"
+
+
+def test_json_reads_back_to_an_equal_plan(plan):
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.to_json() == plan.to_json()
+
+
+def test_the_json_holds_what_users_look_for(plan):
+    fields = json.loads(plan.to_json())
+    assert fields["version"] == 1
+    assert fields["index_map"] == {"0": 0, "2": 1}
+    assert [(step["unit"], step["index"]) for step in fields["steps"]] == [("layers.1", 1), ("layers.3", 3)]
+    assert fields["made_by"].startswith("shoal ")
+
+
+def test_what_a_bypass_returns_survives_json(chain):
+    unit = replace(chain[1], outputs={"tuple": ["hidden", {"value": None}]})
+    plan = Plan.removing(replace(chain, units=(chain[0], unit, *chain.units[2:])), [1])
+    assert Plan.from_json(plan.to_json()) == plan
+
+
+def test_a_unit_that_must_stay_cannot_be_removed(chain):
+    with pytest.raises(UnitError, match=r"remove unit 0 \(layers.0\): .* it changes the shape"):
+        Plan.removing(chain, [0])
+
+
+def test_a_unit_that_there_is_not_cannot_be_removed(chain):
+    with pytest.raises(UnitError, match="asked for unit 4"):
+        Plan.removing(chain, [4])
+
+
+def test_a_plan_fits_the_network_that_it_was_made_for(plan, make_chain):
+    plan.check(make_chain(fixed=[0]))
+
+
+def test_a_plan_of_another_network_is_refused(plan, make_chain):
+    with pytest.raises(PlanError, match="for Net with 4 units on Net with 3 units"):
+        plan.check(make_chain((10, 20, 30)))
+
+
+def test_the_first_unit_that_differs_is_named(plan, chain):
+    renamed = replace(chain, units=(*chain.units[:2], replace(chain[2], name="head"), chain[3]))
+    with pytest.raises(PlanError, match=r"unit 2 is 'layers.2' in the plan and 'head' in the model"):
+        plan.check(renamed)
+
+
+def test_units_of_other_sizes_are_refused(plan, make_chain):
+    with pytest.raises(PlanError, match="with 200 parameters on Net with 201: .* other sizes"):
+        plan.check(make_chain((10, 20, 30, 41)))
+
+
+@pytest.mark.parametrize("text", ["", "{", "not json"])
+def test_what_is_not_json_is_refused(text):
+    with pytest.raises(PlanError, match="this is not JSON"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", "3", "null", '{"steps": []}'])
+def test_json_that_is_no_plan_is_refused(text):
+    with pytest.raises(PlanError, match="holds no plan"):
+        Plan.from_json(text)
+
+
+@pytest.mark.parametrize("version", [2, 0, "x"])
+def test_another_version_is_refused(plan, version):
+    with pytest.raises(PlanError, match=f"of version {version}: this shoal reads version 1"):
+        Plan.from_json(edited(plan, version=version))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"steps": [{}]},
+        {"steps": 3},
+        {"model": "Net"},
+        {"settings": "fast"},
+        {"predicted": None},
+        {"budget": {"quantity": "flops", "limit": 0.5, "relative": True}},
+        {"budget": {"quantity": "macs", "limit": -1, "relative": False}},
+        {"budget": {"quantity": "macs"}},
+    ],
+)
+def test_malformed_parts_are_refused(plan, changes):
+    with pytest.raises(PlanError, match="a part is missing or malformed"):
+        Plan.from_json(edited(plan, **changes))
+
+
+def test_a_missing_part_is_refused(plan):
+    fields = json.loads(plan.to_json())
+    del fields["model"]
+    with pytest.raises(PlanError, match=r"malformed \('model'\)"):
+        Plan.from_json(json.dumps(fields))
+
+
+def test_an_unknown_step_is_refused(plan):
+    with pytest.raises(PlanError, match="a step 'merge': this shoal knows 'remove'"):
+        Plan.from_json(with_step(plan, op="merge"))
+    with pytest.raises(PlanError, match="removes 'layers.1' by 'skip'"):
+        Plan.from_json(with_step(plan, removal="skip"))
+
+
+@pytest.mark.parametrize("changes", [{"index": 2}, {"index": 9}, {"index": "1"}, {"unit": "layers.9"}])
+def test_a_step_that_names_no_unit_of_the_plan_is_refused(plan, changes):
+    with pytest.raises(PlanError, match="of its 4 units that one is"):
+        Plan.from_json(with_step(plan, **changes))
+
+
+def test_a_unit_that_is_removed_twice_is_refused(plan):
+    with pytest.raises(PlanError, match=r"removes the units \[3, 3\]: each is removed once"):
+        Plan.from_json(with_step(plan, **json.loads(plan.to_json())["steps"][1]))

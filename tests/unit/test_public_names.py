@@ -1,0 +1,61 @@
+import importlib
+import subprocess
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+
+import pytest
+
+import shoal
+
+PUBLIC = {
+    "find_units", "analyze", "make_plan", "compress", "apply", "measure", "heal",
+    "save", "load", "verify", "methods",
+    "Budget", "Chain", "CompressionResult", "Evidence", "ImportanceTable", "LatencyTable",
+    "Measurement", "Plan", "Segment", "Segmentation", "Unit",
+    "BudgetError", "ConfigError", "DataError", "MissingExtraError", "PlanError", "ShoalError",
+    "ShoalWarning", "SurgeryError", "UnitError", "UnknownArchitectureError", "VerificationError",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these_and_no_others():
+    assert set(shoal.__all__) == PUBLIC
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_every_public_name_can_be_used(name):
+    assert getattr(shoal, name) is not None
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"methods"}))
+def test_every_public_name_is_public_in_its_module(name):
+    home = importlib.import_module(shoal._HOMES[name])
+    assert name in home.__all__
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC - {"methods"}))
+def test_no_public_name_is_also_a_module(name):
+    assert find_spec(f"shoal.{name}") is None
+    home = importlib.import_module(shoal._HOMES[name])
+    assert not hasattr(home, "__path__") or find_spec(f"{home.__name__}.{name}") is None
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'prune'"):
+        shoal.prune  # noqa: B018
+
+
+def test_public_names_are_listed():
+    assert set(dir(shoal)) >= PUBLIC
+
+
+def test_the_version_is_that_of_the_package():
+    assert shoal.__version__ == version("shoal")
+
+
+def test_importing_shoal_and_planning_does_not_import_torch():
+    code = (
+        "import sys, shoal; shoal.Plan, shoal.Budget, shoal.Chain, shoal.Evidence; "
+        "import shoal.segmentation, shoal.planners; sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
