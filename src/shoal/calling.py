@@ -134,23 +134,24 @@ def check_batches(batches: Iterable[Batch]) -> Iterable[Batch]:
 def evaluating(model: nn.Module, *, train: bool = False) -> Iterator[nn.Module]:
     """Put the model in evaluation mode without caches, and leave it as it was found.
 
-    Training modes of all modules, the `use_cache` of a Hugging Face config, and the random state of
+    Training modes of all modules, the `use_cache` of Hugging Face configs, and the random state of
     the CPU and of the model's device are restored.
     """
     modes = {module: module.training for module in model.modules()}
     device = device_of(model)
-    config = getattr(model, "config", None)
-    cached = getattr(config, "use_cache", None)
+    # A Hugging Face model may be a part of the network.
+    configs = [vars(module)["config"] for module in model.modules() if "config" in vars(module)]
+    cached = [(config, config.use_cache) for config in configs if hasattr(config, "use_cache")]
     with ExitStack() as stack:
         devices = [device] if device.type == "cuda" else []
         stack.enter_context(torch.random.fork_rng(devices=devices))
         model.train(train)
-        if cached is not None:
-            config.use_cache = False  # type: ignore[union-attr]
+        for config, _ in cached:
+            config.use_cache = False
         try:
             yield model
         finally:
             for module, mode in modes.items():
                 module.training = mode
-            if cached is not None:
-                config.use_cache = cached  # type: ignore[union-attr]
+            for config, before in cached:
+                config.use_cache = before

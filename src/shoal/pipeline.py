@@ -12,7 +12,7 @@ from torch import nn
 from shoal.architectures import find_units
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs, check_batches, first_sample, split_batch
-from shoal.errors import UnitError
+from shoal.errors import DataError, UnitError
 from shoal.importance import EvidenceSettings, collect_evidence
 from shoal.journal import Journal
 from shoal.measurement import Loss, evaluate_quality, measure_pair
@@ -109,9 +109,12 @@ def make_plan(
     Raises:
         BudgetError: If no plan meets the budget; names the nearest that can be had.
         ConfigError: If there is no such method, preset or setting.
+        DataError: If the batches cannot be used, or the evidence is of another model.
         UnitError: If none of the units may be removed.
     """
-    return _choose(_request(model, batches, budget, example, loss, evidence, journal), method, preset, settings)
+    return _choose(
+        _request(model, batches, budget, example, loss, evidence, journal), method, preset, settings
+    )
 
 
 def compress(
@@ -201,7 +204,13 @@ def _request(
     if not chain.removable:
         why = "; ".join(sorted({unit.why for unit in chain}))
         raise UnitError(
-            f"asked to meet {wanted} with {chain.model}: it has {len(chain)} units and none may be removed: {why}."
+            f"asked to meet {wanted} with {chain.model}: it has {len(chain)} units and none may be "
+            f"removed: {why}."
+        )
+    if evidence is not None and [u.name for u in evidence.chain] != [u.name for u in chain]:
+        raise DataError(
+            f"asked to use evidence of {len(evidence.chain)} units of {evidence.chain.model} on {chain.model} "
+            f"with {len(chain)}: it was collected from another model. Run analyze on this one."
         )
     return Request(
         model=model,
@@ -211,7 +220,7 @@ def _request(
         budget=wanted,
         loss=loss,
         evidence=evidence,
-        journal=journal or Journal(),
+        journal=Journal() if journal is None else journal,
     )
 
 

@@ -1,8 +1,12 @@
-"""Chains made by hand, for the tests of what knows no model."""
+"""Chains made by hand, for the tests of what knows no model, and small networks for the others."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -41,3 +45,44 @@ def make_chain() -> MakeChain:
         return Chain(units=units, model="Net", params=whole, macs=10 * whole)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def cifar_resnet() -> ModuleType:
+    """The example `cifar_resnet.py` as a module."""
+    spec = spec_from_file_location("cifar_resnet", Path(__file__).parents[2] / "examples" / "cifar_resnet.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def small_resnet(cifar_resnet: ModuleType) -> Any:
+    """A residual network of nine blocks for images `(B, 3, 8, 8)` of ten classes; two change the shape."""
+    import torch
+
+    model = cifar_resnet.CifarResNet((3, 3, 3))
+    for _ in range(3):
+        model(torch.randn(32, 3, 8, 8))
+    return model.eval()
+
+
+@pytest.fixture
+def small_llama() -> Any:
+    """A Llama of five layers, width 16, for 64 tokens."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        initializer_range=0.2,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return transformers.LlamaForCausalLM(config).eval()

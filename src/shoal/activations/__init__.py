@@ -2,6 +2,15 @@
 
 from shoal.activations.boundaries import Boundaries, watching
 from shoal.activations.replay import recorded, replayed
-from shoal.activations.rows import Rows, rows_of
+from shoal.activations.rows import Rows, flattened, lies_channels_last, rows_of
 
-__all__ = ["Boundaries", "Rows", "recorded", "replayed", "rows_of", "watching"]
+__all__ = [
+    "Boundaries",
+    "Rows",
+    "flattened",
+    "lies_channels_last",
+    "recorded",
+    "replayed",
+    "rows_of",
+    "watching",
+]

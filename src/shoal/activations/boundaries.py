@@ -38,7 +38,7 @@ class Boundaries:
         self.inputs: list[Tensor | None] = [None] * len(self.chain)
         self.outputs: list[Tensor | None] = [None] * len(self.chain)
         self._versions: dict[int, tuple[Tensor, int]] = {}
-        self._handed_on: dict[int, tuple[Tensor, Tensor]] = {}
+        self._handed_on: dict[int, tuple[Tensor, int, Tensor]] = {}
 
     def overwritten(self) -> bool:
         """Return whether a hidden state was overwritten after it was noted."""
@@ -88,8 +88,10 @@ class Boundaries:
             hidden = hidden_input(args, kwargs)
             if hidden is None:
                 return
-            if id(hidden) in self._handed_on:
-                hidden = self._handed_on[id(hidden)][1]
+            copied, version, noted = self._handed_on.get(id(hidden), (hidden, -1, hidden))
+            # A copy that was overwritten on the way is another state.
+            if copied._version == version:
+                hidden = noted
             previous = self.outputs[index - 1] if index else None
             if hidden is previous:
                 self.inputs[index] = previous
@@ -108,7 +110,7 @@ class Boundaries:
                 return None
             # The network goes on with a copy, so that the state noted stays as it is.
             handed_on = hidden.clone()
-            self._handed_on[id(handed_on)] = (handed_on, hidden)
+            self._handed_on[id(handed_on)] = (handed_on, handed_on._version, hidden)
             return replace_hidden(output, handed_on)
 
         return hook

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from shoal.calling import Inputs
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Rows", "flattened", "lies_channels_last", "rows_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class Rows:
 
     Attributes:
         real: Which tokens are no padding, `(B, T)`.
-        last: Number of the last real token of every sample among the real ones, `(B,)`.
+        last: Number of the last real token of every sample that has one, among the real ones.
     """
 
     real: Tensor
@@ -59,4 +59,21 @@ def rows_of(inputs: Inputs) -> Rows | None:
     place = torch.where(real, positions, -1).argmax(dim=1)
     numbers = real.flatten().cumsum(0) - 1
     at = torch.arange(len(real), device=real.device) * real.shape[1] + place
-    return Rows(real=real, last=numbers[at])
+    return Rows(real=real, last=numbers[at][real.any(dim=1)])
+
+
+def lies_channels_last(tensor: Tensor) -> bool:
+    """Return whether a feature map `(B, C, H, W)` lies in memory with its channels last."""
+    return (
+        tensor.dim() == 4
+        and not tensor.is_contiguous()
+        and tensor.is_contiguous(memory_format=torch.channels_last)
+    )
+
+
+def flattened(tensor: Tensor, *, channels_last: bool) -> Tensor:
+    """Return `(B, features)`, without a copy where the features lie in memory in the order asked for.
+
+    The order of features is nothing to inner products, as long as both sides have the same.
+    """
+    return (tensor.movedim(1, -1) if channels_last and tensor.dim() == 4 else tensor).flatten(1)

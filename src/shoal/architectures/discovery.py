@@ -164,6 +164,8 @@ def _why_not(candidate: Candidate, calls: dict[nn.Module, Call], *, final: bool)
         return "it changes the hidden state's dtype"
     if last.outputs is None:
         return f"it returns values beside the hidden state that only it can make (a {last.returned})"
+    if candidate.zeros and not first.added:
+        return "its output is not added to the hidden state as that of its like is"
     plain = not (first.carries or candidate.zeros)
     if plain and final:
         return "it is the last layer of the network (the head)"

@@ -41,15 +41,15 @@ class Candidate:
 def select(model: nn.Module, calls: dict[nn.Module, Call]) -> list[Candidate]:
     """Return the units of a traced network in forward order; empty if it has none."""
     parents = _parents(model)
-    chosen = _Blocks(calls, parents).of(model)
+    chosen = _outermost(_Blocks(calls, parents).of(model), parents)
     zeros = False
     if not chosen:
-        chosen, zeros = _branches(model, calls), True
+        chosen, zeros = list(dict.fromkeys(_branches(model, calls))), True
     if chosen:
         chosen += _same_make(model, chosen, calls, parents)
         found = [Candidate(modules=(m,), container=parents[m], zeros=zeros) for m in chosen]
     else:
-        found = list(_plain(model, calls))
+        found = list({candidate.modules[0]: candidate for candidate in _plain(model, calls)}.values())
     return sorted(found, key=lambda candidate: calls[candidate.modules[0]].order)
 
 
@@ -94,6 +94,8 @@ class _Blocks:
         for child in _children(module):
             inner = self.of(child)
             blocks += [child] if self._is_block(child, inner) else inner
+        # A module may be held in several places.
+        blocks = list(dict.fromkeys(blocks))
         alone = len(blocks) == 1 and module not in self.parents
         if alone and _weight(blocks) > _WHOLE_SHARE * _weight(module):
             return []
@@ -125,6 +127,34 @@ def _children(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.children() if matrices(child)]
 
 
+def _around(module: nn.Module, parents: dict[nn.Module, nn.Module]) -> list[nn.Module]:
+    """The modules that hold this one, innermost first."""
+    found: list[nn.Module] = []
+    while module in parents:
+        module = parents[module]
+        found.append(module)
+    return found
+
+
+def _outermost(blocks: list[nn.Module], parents: dict[nn.Module, nn.Module]) -> list[nn.Module]:
+    """The blocks that are no part of a module of another block's make.
+
+    A gate (squeeze and excitation) carries its input too. In a block that changes the shape it would
+    be taken for a block itself.
+    """
+    around = {block: _around(block, parents) for block in blocks}
+    return [
+        block
+        for block in blocks
+        if not any(
+            _of_one_make(outer, other, parents)
+            for outer in around[block]
+            for other in blocks
+            if outer not in around[other]
+        )
+    ] or blocks
+
+
 def _branches(model: nn.Module, calls: dict[nn.Module, Call]) -> list[nn.Module]:
     """The outermost modules that keep the shape and are added to what goes past them."""
     found: list[nn.Module] = []
@@ -146,9 +176,7 @@ def _same_make(
     """Modules of the same make as a chosen one that are neither chosen, inside one, nor around one."""
     taken = {inner for block in chosen for inner in block.modules()}
     for block in chosen:
-        while block in parents:
-            block = parents[block]
-            taken.add(block)
+        taken.update(_around(block, parents))
     return [
         module
         for module in model.modules()
@@ -159,8 +187,10 @@ def _same_make(
 
 
 def _of_one_make(module: nn.Module, block: nn.Module, parents: dict[nn.Module, nn.Module]) -> bool:
-    generic = type(block) in _CONTAINERS or type(block).__module__.startswith("torch.nn.modules")
-    return alike(module, block) and (not generic or parents.get(module) is parents.get(block))
+    made = type_before_parametrizations(block)
+    if made not in _CONTAINERS and not made.__module__.startswith("torch.nn.modules"):
+        return type_before_parametrizations(module) is made
+    return alike(module, block) and parents.get(module) is parents.get(block)
 
 
 def _plain(module: nn.Module, calls: dict[nn.Module, Call]) -> Iterator[Candidate]:

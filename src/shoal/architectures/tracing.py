@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils.parametrize import is_parametrized
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
@@ -164,15 +163,16 @@ def _without_weights(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     """Return what the module makes of the arguments with all its weight matrices at zero."""
     made = [inner for inner in module.modules() if _makes_its_weight(inner)]
     spared = {id(parameter) for inner in made for parameter in inner.parameters()}
-    zeros = {
-        name: torch.zeros_like(parameter)
-        for name, parameter in module.named_parameters()
-        if parameter.dim() >= 2 and id(parameter) not in spared
-    }
     with ExitStack() as stack:
+        # Not torch.func.functional_call: it leaves the zeros in a module that is held twice.
+        for inner in module.modules():
+            for name, parameter in list(inner._parameters.items()):
+                if parameter is not None and parameter.dim() >= 2 and id(parameter) not in spared:
+                    stack.callback(setattr, inner, name, parameter)
+                    setattr(inner, name, nn.Parameter(torch.zeros_like(parameter), requires_grad=False))
         for inner in made:
             stack.callback(inner.register_forward_hook(_silence).remove)
-        return functional_call(module, zeros, args, kwargs)
+        return module(*args, **kwargs)
 
 
 def _makes_its_weight(module: nn.Module) -> bool:

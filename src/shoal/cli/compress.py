@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from shoal.cli.choosing import MethodOptions, method_settings
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
-from shoal.cli.files import beside, check_folder_target, write_verified
+from shoal.cli.files import beside, check_folder_target, kept, write_verified
 from shoal.cli.loading import example_of, open_data, open_model, open_more_data
 from shoal.cli.options import DataOptions, ModelOptions
 from shoal.errors import ConfigError
@@ -83,28 +83,28 @@ def run(options: Options) -> None:
     if options.output is None:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
     train, judged = _more_data(options, loaded)
-    from shoal.journal import Journal
     from shoal.pipeline import compress
 
-    journal, checkpoint = beside(options.output, "journal.jsonl"), beside(options.output, "heal.safetensors")
-    result = compress(
-        loaded.model,
-        data.batches,
-        method=options.method,
-        budget=budget,
-        example=example,
-        settings=settings,
-        heal=heal,
-        heal_batches=None if train is None else train.batches,
-        evaluation=None if judged is None else judged.batches,
-        journal=Journal(journal, resume=options.resume),
-        checkpoint=checkpoint,
-        resume=options.resume,
-    )
-    result = _sourced(result, data)
-    verification = _write(options, loaded, result, example, _notes(options, data, train, judged))
-    for kept in (journal, checkpoint):
-        kept.unlink(missing_ok=True)
+    # What was dear to measure outlives a run that stops, and only that.
+    with kept(beside(options.output, "journal.jsonl"), resume=options.resume) as journal:
+        checkpoint = beside(options.output, "heal.safetensors")
+        result = compress(
+            loaded.model,
+            data.batches,
+            method=options.method,
+            budget=budget,
+            example=example,
+            settings=settings,
+            heal=heal,
+            heal_batches=None if train is None else train.batches,
+            evaluation=None if judged is None else judged.batches,
+            journal=journal,
+            checkpoint=checkpoint,
+            resume=options.resume,
+        )
+        result = _sourced(result, data)
+        verification = _write(options, loaded, result, example, _notes(options, data, train, judged))
+        checkpoint.unlink(missing_ok=True)
     report(result, verification, samples=options.example_batch, as_json=options.json)
 
 

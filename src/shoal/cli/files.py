@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import secrets
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ConfigError, VerificationError
+from shoal.journal import Journal
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +24,7 @@ __all__ = [
     "beside",
     "check_file_target",
     "check_folder_target",
+    "kept",
     "read_json",
     "read_plan",
     "write_text",
@@ -70,6 +74,19 @@ def check_file_target(path: Path | None, *, overwrite: bool) -> None:
         what = "a folder" if path.is_dir() else "it exists"
         hint = "" if path.is_dir() else ", or replace it with --overwrite"
         raise ConfigError(f"asked to write {str(path)!r}: {what}. Choose another name{hint}.")
+
+
+@contextmanager
+def kept(path: Path, *, resume: bool) -> Iterator[Journal]:
+    """Yield a journal whose file is gone when the `with` ends well, and kept if it holds something else."""
+    journal = Journal(path, resume=resume)
+    try:
+        yield journal
+    except BaseException:
+        if not len(journal):
+            path.unlink(missing_ok=True)
+        raise
+    path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -127,7 +127,9 @@ class _Pass:
             return sample_losses(outputs, inputs, labels, loss=self.loss, causal=self.causal)
 
     def _have_loss(self, labels: Any, inputs: Inputs) -> bool:
-        return self.loss is not None or labels is not None or (bool(self.causal) and rows_of(inputs) is not None)
+        return (
+            self.loss is not None or labels is not None or (bool(self.causal) and rows_of(inputs) is not None)
+        )
 
     def evidence(self) -> Evidence:
         similarity, angles, influence = self.representations.matrices()
@@ -156,9 +158,9 @@ class _Pass:
         memorised = self.classes > 1 and mean < _MEMORISED * log(self.classes)
         if memorised:
             warnings.warn(
-                f"the mean loss on the calibration data is {mean:.4f}, where a guess among {self.classes} costs "
-                f"{log(self.classes):.2f}: the network looks to have memorised it, and scores by loss say little "
-                "there. Use data that it was not trained on.",
+                f"the mean loss on the calibration data is {mean:.4f}, where a guess among {self.classes} "
+                f"costs {log(self.classes):.2f}: the network looks to have memorised it, and scores by loss "
+                "say little there. Use data that it was not trained on.",
                 ShoalWarning,
                 stacklevel=4,
             )

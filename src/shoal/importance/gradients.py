@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from shoal.activations import Boundaries
+from shoal.activations import Boundaries, flattened, lies_channels_last
 from shoal.units import Chain, Unit
 
 __all__ = ["GradientScores", "gradients_of"]
@@ -76,12 +76,15 @@ class GradientScores:
             yield
 
     def _collector(self, unit: Unit, before: Tensor, after: Tensor) -> Callable[[Tensor], None]:
+        branch = unit.outputs == "zeros" or before.shape != after.shape
+
         def hook(gradient: Tensor) -> None:
-            flat = gradient.flatten(1)
-            saved = _products(flat, after.flatten(1))
-            if before.shape == after.shape and unit.outputs != "zeros":
-                saved = saved - _products(flat, before.flatten(1))
-            norms = _products(flat, flat).sqrt()
+            last = lies_channels_last(gradient)
+            flat, out = flattened(gradient, channels_last=last), flattened(after, channels_last=last)
+            saved = _products(flat, out)
+            if not branch:
+                saved = saved - _products(flat, flattened(before, channels_last=last))
+            norms = torch.linalg.vector_norm(flat, dim=1, dtype=_wide(flat)).double()
             terms = (-saved + saved.square() / 2, norms, saved, saved.abs())
             self._sums[:, unit.index] += [float(term.sum()) for term in terms]
 
@@ -111,12 +114,17 @@ class GradientScores:
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
-    """Row-wise inner products, `(B,)`, float32 at least."""
-    if first.dtype in (torch.float16, torch.bfloat16):
-        first, second = first.float(), second.float()
-    return torch.bmm(first[:, None], second[:, :, None])[:, 0, 0].double()
+    """Row-wise inner products, `(B,)`, formed in float32 at least."""
+    wide = _wide(first)
+    return torch.linalg.vecdot(first.to(wide), second.to(wide)).double()
+
+
+def _wide(tensor: Tensor) -> torch.dtype:
+    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def _norm(model: nn.Module, unit: Unit) -> float:
     gradients = [p.grad for p in _parameters(model, unit) if p.grad is not None]
-    return float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()) if gradients else 0.0
+    return (
+        float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()) if gradients else 0.0
+    )

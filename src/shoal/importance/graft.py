@@ -6,7 +6,8 @@ The score of the paper's released code, kept for fidelity. It does not track wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -51,8 +52,7 @@ class GraftHost:
         self.chain, self.settings = chain, settings
         self.trained = {name: value.detach() for name, value in model.state_dict().items()}
         self.host = deepcopy(model)
-        with torch.random.fork_rng():
-            torch.manual_seed(settings.seed)
+        with _seeded(model, settings.seed):
             _randomise_(self.host)
         self.host.train()
         self.random = {name: value.detach().clone() for name, value in self.host.state_dict().items()}
@@ -78,7 +78,9 @@ class GraftHost:
         """Return the norm of the mean loss's gradient over all parameters of the host."""
         parameters = [p for p in self.host.parameters() if p.requires_grad]
         gradients = torch.autograd.grad(losses.mean(), parameters, allow_unused=True)
-        return float(torch.stack([g.double().square().sum() for g in gradients if g is not None]).sum().sqrt())
+        return float(
+            torch.stack([g.double().square().sum() for g in gradients if g is not None]).sum().sqrt()
+        )
 
 
 def graft_scores(
@@ -112,8 +114,7 @@ def graft_scores(
     for subset in track(subsets, "graft scores"):
         host.graft_(subset)
         norms: list[float] = []
-        with torch.random.fork_rng(), torch.enable_grad():
-            torch.manual_seed(settings.seed)
+        with _seeded(model, settings.seed), torch.enable_grad():
             for batch in few:
                 inputs, labels = split_batch(to_device(batch, device_of(model)))
                 outputs = call(host.host, inputs)
@@ -123,6 +124,15 @@ def graft_scores(
                 norms.append(host.gradnorm(losses))
         scores.append(sum(norms) / len(norms))
     return scores
+
+
+@contextmanager
+def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
+    """Draw from this seed inside the `with`; the random state outside stays as it was."""
+    device = device_of(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _randomise_(model: nn.Module) -> None:

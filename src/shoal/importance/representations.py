@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shoal.activations import Rows
+from shoal.activations import Rows, flattened, lies_channels_last
 from shoal.errors import DataError
 from shoal.similarity import SimilaritySettings, SimilaritySums, cosine_sums
 from shoal.similarity.cka import FEWEST
@@ -66,9 +66,14 @@ class RepresentationSums:
         if rows is not None:
             self._unit = "tokens"
             drawn = rows.drawn(self.settings.tokens, self._generator)
+            if len(drawn) < FEWEST[self.settings.estimator] and self._compared:
+                return
+            drawn = rows.real.flatten().nonzero().squeeze(1)[drawn]
             states = [tensor.flatten(0, 1)[drawn].float() for tensor in boundaries]
             # A few massive channels dominate unless every token has one scale.
-            states = [state / state.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12) for state in states]
+            states = [
+                state / state.square().mean(dim=1, keepdim=True).sqrt().clamp_min(1e-12) for state in states
+            ]
             self._similarity.update(states)
             self._compared += len(drawn)
             return
@@ -84,14 +89,15 @@ class RepresentationSums:
     def _pooled(self, tensor: Tensor) -> Tensor:
         if self.settings.pool == "gap" and tensor.dim() > 2:
             return tensor.mean(dim=1) if tensor.dim() == 3 else tensor.flatten(2).mean(dim=2)
-        return tensor.flatten(1)
+        return flattened(tensor, channels_last=lies_channels_last(tensor))
 
     def _add_angles(self, tensors: list[Tensor], rows: Rows | None) -> None:
         groups: dict[tuple[int, ...], list[int]] = {}
         for number, tensor in enumerate(tensors):
             groups.setdefault(tuple(tensor.shape), []).append(number)
         for members in groups.values():
-            states = [self._states(tensors[number], rows) for number in members]
+            last = lies_channels_last(tensors[members[-1]])
+            states = [self._states(tensors[number], rows, last) for number in members]
             angled = None if rows is None else rows.last
             cosines, angles = cosine_sums(states, angled)
             grid = np.ix_(members, members)
@@ -102,10 +108,10 @@ class RepresentationSums:
             self._angled[grid] += len(states[0]) if angled is None else len(angled)
 
     @staticmethod
-    def _states(tensor: Tensor, rows: Rows | None) -> Tensor:
+    def _states(tensor: Tensor, rows: Rows | None, channels_last: bool) -> Tensor:
         if rows is not None:
             return tensor.flatten(0, 1) if bool(rows.real.all()) else rows.tokens(tensor)
-        return tensor.flatten(0, 1) if tensor.dim() == 3 else tensor.flatten(1)
+        return tensor.flatten(0, 1) if tensor.dim() == 3 else flattened(tensor, channels_last=channels_last)
 
     def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
         """Return boundary similarity `(L + 1, L + 1)`, and by run `[start, stop]` the mean angle over π

@@ -5,6 +5,7 @@ The units before the first one removed are not computed again for every set (pre
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -17,6 +18,7 @@ from shoal.errors import DataError
 from shoal.journal import Journal
 from shoal.measurement import Loss, is_causal, sample_losses
 from shoal.progress import length, task
+from shoal.tables import ImportanceTable
 from shoal.units import Chain
 
 __all__ = ["SkipLosses"]
@@ -58,7 +60,7 @@ class SkipLosses:
         return self.of([tuple(removed)])[0]
 
     def of(self, sets: Sequence[Iterable[int]], title: str = "measuring losses") -> list[float]:
-        """Return the mean loss without each of these sets of units.
+        """Return the mean loss without each of these sets of units; infinite where it overflows.
 
         Raises:
             DataError: If there is nothing to compute a loss from.
@@ -71,6 +73,40 @@ class SkipLosses:
             self._measure(missing[start : start + piece], title)
         return [self.journal[self._name(units)] for units in wanted]
 
+    def units(self) -> list[float]:
+        """Return what the removal of each unit alone costs, `(L,)`: the loss without it, less the
+        network's own.
+
+        Infinite for units that cannot be removed, and where the loss is not finite.
+        """
+        removable = self.chain.removable
+        costs = self._costs([(index,) for index in removable], "measuring units")
+        alone = [math.inf] * len(self.chain)
+        for index, cost in zip(removable, costs, strict=True):
+            alone[index] = cost
+        return alone
+
+    def runs(self, longest: int) -> ImportanceTable:
+        """Return what the removal of every run of removable units costs.
+
+        Runs longer than `longest` are estimated from those; runs without which the loss is not
+        finite stay out of the table, and so in the network.
+        """
+        removable = self.chain.removable
+        runs = list(ImportanceTable.additive([0.0] * len(self.chain), removable, longest=longest).entries)
+        costs = self._costs([tuple(run) for run in runs], "measuring runs of units")
+        entries = {run: cost for run, cost in zip(runs, costs, strict=True) if math.isfinite(cost)}
+        return ImportanceTable(entries=entries, source="measured loss").extended(removable)
+
+    def _costs(self, sets: Sequence[Removed], title: str) -> list[float]:
+        base, *losses = self.of([(), *sets], title)
+        if not math.isfinite(base):
+            raise DataError(
+                f"asked for the loss without some units: the whole network's is {base}. Check the data's "
+                "scale and labels, and the model's precision."
+            )
+        return [loss - base for loss in losses]
+
     def _name(self, removed: Removed) -> str:
         return f"{self.key}/loss/{','.join(map(str, removed))}"
 
@@ -78,8 +114,8 @@ class SkipLosses:
         totals = dict.fromkeys(sets, 0.0)
         weights = 0.0
         count = length(self.batches)
-        total = None if count is None else count * len(sets)
-        with task(title, total) as advance, evaluating(self.model), torch.no_grad():
+        steps = None if count is None else count * len(sets)
+        with task(title, steps) as advance, evaluating(self.model), torch.no_grad():
             for batch in self.batches:
                 inputs, labels = split_batch(to_device(batch, device_of(self.model)))
                 with recorded(self.model, self.chain) as returned:
@@ -90,11 +126,15 @@ class SkipLosses:
                     totals[removed] += float(losses.sum())
                     advance(1)
         for removed, total in totals.items():
-            self.journal[self._name(removed)] = total / weights
+            mean = total / weights
+            self.journal[self._name(removed)] = math.inf if math.isnan(mean) else mean
         self.measured += len(sets)
 
     def _without(self, removed: Removed, inputs: object, labels: object, returned: list[object]) -> Tensor:
-        with replayed(self.model, self.chain, returned, removed[0]), bypassed(self.model, self.chain, removed):
+        with (
+            replayed(self.model, self.chain, returned, removed[0]),
+            bypassed(self.model, self.chain, removed),
+        ):
             return self._losses(call(self.model, inputs), inputs, labels)
 
     def _losses(self, outputs: object, inputs: object, labels: object) -> Tensor:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs
-from shoal.importance import EvidenceSettings, SkipLosses, collect_evidence
+from shoal.errors import DataError
+from shoal.importance import EvidenceSettings, GraftSettings, SkipLosses, collect_evidence, graft_scores
 from shoal.journal import Journal, fingerprint
 from shoal.measurement import Loss, unit_latency
 from shoal.plan import Plan
@@ -36,7 +37,8 @@ class Request:
         example: What the model's forward takes, for latency.
         budget: What may remain.
         loss: For data that is neither labelled nor text.
-        evidence: Evidence collected before, with default settings; collected when first needed.
+        evidence: Evidence collected before, taken to be with default settings; collected when first
+            needed.
         journal: Where dear numbers are kept.
     """
 
@@ -48,6 +50,7 @@ class Request:
     loss: Loss | None = None
     evidence: Evidence | None = None
     journal: Journal = field(default_factory=Journal)
+    _collected: EvidenceSettings = field(default_factory=EvidenceSettings, init=False, repr=False)
 
     @cached_property
     def key(self) -> str:
@@ -59,12 +62,31 @@ class Request:
         return fingerprint(*weights, *data)
 
     def collect(self, settings: EvidenceSettings | None = None) -> Evidence:
-        """Return the evidence: what was collected before, or one pass over the batches now."""
-        if self.evidence is None or settings is not None:
+        """Return the evidence: what was collected before with such settings, or one pass over the
+        batches now.
+        """
+        wanted, had = settings or EvidenceSettings(), self._collected
+        serves = had.similarity == wanted.similarity and (had.gradients or not wanted.gradients)
+        if self.evidence is None or not serves:
             self.evidence = collect_evidence(
-                self.model, self.chain, self.batches, loss=self.loss, settings=settings
+                self.model, self.chain, self.batches, loss=self.loss, settings=wanted
             )
+            self._collected = wanted
         return self.evidence
+
+    def grafts(self, subsets: Sequence[Sequence[int]], settings: GraftSettings) -> list[float]:
+        """Return the graft score of each subset of units; kept in the journal.
+
+        Raises:
+            DataError: If there is nothing to compute a loss from.
+        """
+        # With the leak of the released code a score depends on the subsets before it.
+        name = f"{self.key}/graft/{fingerprint(asdict(settings), [tuple(subset) for subset in subsets])}"
+        if name not in self.journal:
+            self.journal[name] = graft_scores(
+                self.model, self.chain, self.batches, subsets, loss=self.loss, settings=settings
+            )
+        return list(self.journal[name])
 
     @cached_property
     def losses(self) -> SkipLosses:
@@ -72,6 +94,28 @@ class Request:
         return SkipLosses(
             self.model, self.chain, self.batches, loss=self.loss, journal=self.journal, key=self.key
         )
+
+    def scores(self, name: str, settings: GraftSettings | None = None) -> list[float]:
+        """Return one number a unit, `(L,)`, higher = keep.
+
+        Args:
+            name: `skip_loss` (measured), `graft`, or one of the evidence's.
+            settings: How graft scores are taken.
+
+        Raises:
+            DataError: If the data does not allow such scores.
+        """
+        if name == "skip_loss":
+            return self.losses.units()
+        if name == "graft":
+            return self.grafts([(index,) for index in range(len(self.chain))], settings or GraftSettings())
+        known = self.collect(self._collected).importance
+        if name not in known:
+            raise DataError(
+                f"asked to score by {name!r}: there are skip_loss, graft and, in the evidence, "
+                f"{', '.join(known)}. Scores by gradients need labels, text, or loss=."
+            )
+        return list(known[name].tolist())
 
     @cached_property
     def latency(self) -> LatencyTable:
@@ -88,7 +132,12 @@ class Request:
         return savings_for(self.chain, self.budget, table)
 
     def plan(
-        self, removed: Iterable[int], *, method: str, settings: Mapping[str, Any], predicted: Mapping[str, Any]
+        self,
+        removed: Iterable[int],
+        *,
+        method: str,
+        settings: Mapping[str, Any],
+        predicted: Mapping[str, Any],
     ) -> Plan:
         """Return the plan that removes these units under this request's budget."""
         removed = tuple(removed)

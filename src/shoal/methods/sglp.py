@@ -15,23 +15,26 @@ Large Deep Models", https://arxiv.org/abs/2410.14720.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import combinations
-from math import comb
-from random import Random
 from typing import Any, Literal
 
-import numpy as np
-
-from shoal.errors import BudgetError, ConfigError, DataError
-from shoal.importance import EvidenceSettings, GraftSettings, graft_scores
+from shoal.errors import BudgetError, ConfigError
+from shoal.importance import EvidenceSettings, GraftSettings
 from shoal.methods import Method
 from shoal.methods.request import Request
 from shoal.plan import Plan
-from shoal.planners import cheapest_removal, improve_by_swaps, keep_counts, top_units
+from shoal.planners import (
+    best_subset,
+    cheapest_removals,
+    improve_by_swaps,
+    meets,
+    removal_by_shares,
+    top_units,
+)
 from shoal.result import Evidence
-from shoal.segmentation import bic, penalised, released_backtracking, released_rule, row_sums, segment_series
+from shoal.segmentation import numbers_of_segments, released_segments, row_sums, segment_series
+from shoal.segmentation.division import Rule
 from shoal.similarity import SimilaritySettings
 from shoal.tables import ImportanceTable
 from shoal.units import Segment, Segmentation
@@ -39,6 +42,12 @@ from shoal.units import Segment, Segmentation
 __all__ = ["METHOD", "SGLPSettings", "choose"]
 
 Removed = tuple[int, ...]
+Division = tuple[Segment, ...]
+Goal = tuple[Sequence[float], float]
+Choice = tuple[Removed, dict[str, Any]]
+
+# What else the default asks for an opinion.
+_OPINIONS = ("drop_estimate", "block_influence", "mean_abs_saving")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +57,10 @@ class SGLPSettings:
     Attributes:
         similarity: How similarity between units is estimated.
         partition: What is segmented: the whole similarity `matrix`, or its `row_sums`.
-        segments: How many segments: a number; `joint` (decided with the budget, by measured loss);
-            `penalised` or `bic` (from the loss curve); `released` (the released code's rule).
+        segments: How many segments: a number; `joint` (decided with the budget, by measured loss;
+            `penalised` where none is measured); `penalised` or `bic` (from the loss curve); `released`
+            (the released code's rule). Where a rule's number of segments does not leave room for the
+            budget, fewer are made; a number is kept to.
         most_segments: The most segments that `joint` tries and `released` allows.
         backtracking: `exact`, or `released` for the released code's faulty cuts.
         selection: `runs` (a dynamic program over runs of units under the budget), or `per_segment`
@@ -57,11 +68,14 @@ class SGLPSettings:
         importance: What the removal of units costs: `skip_loss` (measured), `graft`, or a score of
             the evidence such as `drop_estimate`.
         similarity_weight: How much the dissimilarity of a run's input and output adds to the cost of
-            a run by score.
+            a run by score; for `runs`.
         longest_run: The longest run whose loss is measured; longer ones are estimated from it.
-        candidates: Whether plans by other scores are proposed too, and measured beside the others.
-        swaps: The most measured losses that the exchange of units may spend; 0 for none.
-        counts: Units kept in each segment, for `per_segment`; from the budget where it is None.
+        candidates: Whether plans by other scores are proposed too, and measured beside the others;
+            for `runs` by `skip_loss`.
+        swaps: The most measured losses that the exchange of units may spend, 0 for none; for `runs`
+            by `skip_loss`.
+        counts: Units kept in each segment, for `per_segment`, and so the number of segments; from
+            the budget where it is None.
         most_subsets: The most subsets of a segment that are grafted; beyond, a random draw of them.
         graft: How graft scores are taken.
         seed: Of that draw.
@@ -83,6 +97,16 @@ class SGLPSettings:
     graft: GraftSettings = field(default_factory=GraftSettings)
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name in ("segments", "most_segments", "longest_run", "swaps", "most_subsets"):
+            found, least = getattr(self, name), 0 if name == "swaps" else 1
+            if isinstance(found, int) and found < least:
+                raise ConfigError(f"asked for {name}={found}: numbers from {least} upwards work.")
+        if self.counts is not None and isinstance(self.segments, int) and len(self.counts) != self.segments:
+            raise ConfigError(
+                f"asked for {self.segments} segments with counts={self.counts}: give one count a segment."
+            )
+
 
 PAPER = SGLPSettings(
     similarity=SimilaritySettings(estimator="biased", reduce="mean_of_ratios", minibatch=500),
@@ -101,88 +125,121 @@ def choose(request: Request, settings: SGLPSettings) -> Plan:
 
     Raises:
         BudgetError: If no plan meets the budget.
+        ConfigError: If the settings do not fit each other or the chain.
         DataError: If the batches do not allow the scores that the settings ask for.
     """
     savings, need = request.savings()
     if need <= 0:
         return _plan(request, settings, (), {"segments": []})
-    evidence = request.collect(_evidence_settings(request, settings))
-    segmentation = _segmentation(evidence, settings)
-    if settings.selection == "per_segment":
-        cuts = _cuts(segmentation, evidence, _number(segmentation, settings), settings)
-        removed = _per_segment(request, evidence, cuts, settings, (savings, need))
-        return _plan(request, settings, removed, {"segments": _starts(cuts), **_curve(segmentation)})
-    removed, facts = _over_runs(request, evidence, segmentation, settings, (savings, need))
-    return _plan(request, settings, removed, {**facts, **_curve(segmentation)})
+    scored = settings.candidates or settings.importance not in ("graft", "skip_loss")
+    evidence = request.collect(EvidenceSettings(similarity=settings.similarity, gradients=scored))
+    whole = settings.partition == "matrix"
+    segmentation = evidence.segmentation if whole else segment_series(row_sums(evidence.similarity))
+    select = _by_shares if settings.selection == "per_segment" else _over_runs
+    attempt = select(request, evidence, settings, (savings, need))
+    removed, facts = _first_possible(_divisions(evidence, segmentation, settings), attempt)
+    return _plan(request, settings, removed, {**facts, "segmentation_losses": list(segmentation.losses)})
 
 
-def _evidence_settings(request: Request, settings: SGLPSettings) -> EvidenceSettings | None:
-    default = settings.similarity == SimilaritySettings()
-    scored = settings.importance not in ("graft", "skip_loss") or settings.candidates
-    return None if default and request.evidence else EvidenceSettings(similarity=settings.similarity, gradients=scored)
+# How many segments, and where they are cut.
 
 
-def _segmentation(evidence: Evidence, settings: SGLPSettings) -> Segmentation:
-    if settings.partition == "matrix":
-        return evidence.segmentation
-    return segment_series(row_sums(evidence.similarity))
+def _divisions(
+    evidence: Evidence, segmentation: Segmentation, settings: SGLPSettings
+) -> list[tuple[Division, ...]]:
+    """The divisions that are tried: those of one entry together, of the next only if need be."""
+    rule: int | Rule = len(settings.counts) if settings.counts is not None else _rule(settings)
+    cuts = [
+        segmentation.segments(k)
+        if settings.backtracking == "exact"
+        else released_segments(evidence.similarity, k)
+        for k in numbers_of_segments(segmentation, rule, most=settings.most_segments)
+    ]
+    return [tuple(cuts)] if rule == "all" else [(division,) for division in cuts]
 
 
-def _number(segmentation: Segmentation, settings: SGLPSettings) -> int:
-    rules = {
-        "penalised": penalised,
-        "bic": bic,
-        "joint": penalised,
-        "released": lambda s: released_rule(s, most=min(settings.most_segments, s.length)),
-    }
-    if isinstance(settings.segments, int):
-        return settings.segments
-    if settings.segments not in rules:
-        raise ConfigError(f"asked for segments={settings.segments!r}: it is a number or one of {', '.join(rules)}.")
-    return rules[settings.segments](segmentation)
+def _rule(settings: SGLPSettings) -> int | Rule:
+    if settings.segments == "joint":
+        return "all" if _is_measured(settings) else "penalised"
+    return settings.segments
 
 
-def _cuts(segmentation: Segmentation, evidence: Evidence, k: int, settings: SGLPSettings) -> tuple[Segment, ...]:
-    if settings.backtracking == "exact":
-        return segmentation.segments(k)
-    starts = released_backtracking(row_sums(evidence.similarity), k)
-    return tuple(map(Segment, starts, (*starts[1:], segmentation.length)))
+def _is_measured(settings: SGLPSettings) -> bool:
+    return settings.selection == "runs" and settings.importance == "skip_loss"
+
+
+def _first_possible(
+    divisions: Iterable[tuple[Division, ...]], attempt: Callable[[tuple[Division, ...]], Choice]
+) -> Choice:
+    refusal = BudgetError("asked for a plan: no division into segments was tried.")
+    for together in divisions:
+        try:
+            return attempt(together)
+        except BudgetError as error:
+            refusal = error
+    raise refusal
 
 
 # The default: runs of units under the budget, with the true loss as the judge.
 
 
 def _over_runs(
-    request: Request,
-    evidence: Evidence,
-    segmentation: Segmentation,
-    settings: SGLPSettings,
-    goal: tuple[Sequence[float], float],
-) -> tuple[Removed, dict[str, Any]]:
-    measured = settings.importance == "skip_loss"
-    table = _measured(request, settings) if measured else _scored(evidence, settings.importance, settings)
-    tables = [table]
+    request: Request, evidence: Evidence, settings: SGLPSettings, goal: Goal
+) -> Callable[[tuple[Division, ...]], Choice]:
+    tables = _tables(request, evidence, settings)
+
+    def attempt(divisions: tuple[Division, ...]) -> Choice:
+        proposals = cheapest_removals(tables, divisions, *goal, length=len(request.chain))
+        if _is_measured(settings):
+            return _best_measured(request, proposals, goal, settings)
+        first, division = next(iter(proposals.items()))
+        return first, {"segments": _starts(division)}
+
+    return attempt
+
+
+def _tables(request: Request, evidence: Evidence, settings: SGLPSettings) -> list[ImportanceTable]:
+    """What the removal of runs costs; other opinions follow where a measured loss can judge them."""
+    if not _is_measured(settings):
+        return [_additive(request.scores(settings.importance, settings.graft), evidence, settings)]
+    tables = [request.losses.runs(settings.longest_run)]
     if settings.candidates:
-        alone = [table.entries.get(Segment(index, index + 1), 0.0) for index in range(len(request.chain))]
-        tables.append(ImportanceTable.additive(alone, request.chain.removable, source="sum of single units"))
-        others = [name for name in ("drop_estimate", "block_influence", "mean_abs_saving") if name in evidence.importance]
-        tables += [_scored(evidence, name, settings) for name in others if name != settings.importance]
-    numbers: Iterable[int] = (_number(segmentation, settings),)
-    if settings.segments == "joint":
-        numbers = range(1, min(settings.most_segments, segmentation.length) + 1)
-    proposals = _proposals(tables, [segmentation.segments(k) for k in numbers], goal, len(request.chain))
-    if not measured:
-        removed = next(iter(proposals))
-        return removed, {"segments": _starts(proposals[removed]), "tried": len(proposals)}
+        tables.append(ImportanceTable.additive(request.losses.units(), request.chain.removable))
+        others = [name for name in _OPINIONS if name in evidence.importance]
+        tables += [_additive(evidence.importance[name].tolist(), evidence, settings) for name in others]
+    return tables
+
+
+def _additive(scores: Sequence[float], evidence: Evidence, settings: SGLPSettings) -> ImportanceTable:
+    table = ImportanceTable.additive(scores, evidence.chain.removable, source=settings.importance)
+    if not settings.similarity_weight:
+        return table
+    alike = evidence.boundary_similarity
+    entries = {
+        run: cost + settings.similarity_weight * (1 - float(alike[run.start, run.stop]))
+        for run, cost in table.entries.items()
+    }
+    return ImportanceTable(entries=entries, source=table.source)
+
+
+def _best_measured(
+    request: Request, proposals: dict[Removed, Division], goal: Goal, settings: SGLPSettings
+) -> Choice:
     losses = request.losses.of(list(proposals), "measuring candidate plans")
-    ranked = sorted(zip(losses, range(len(losses)), proposals, strict=True))
-    loss, _, removed = ranked[0]
-    cuts = proposals[removed]
-    first, spent = loss, 0
+    first = min(losses)
+    removed = list(proposals)[losses.index(first)]
+    division, loss, spent = proposals[removed], first, 0
     if settings.swaps:
-        removed, loss, spent = _improved(request, removed, cuts, goal, settings)
+        alone = request.losses.units()
+        removed, loss, spent = improve_by_swaps(
+            removed,
+            losses=lambda sets: request.losses.of(sets, "exchanging units"),
+            allowed=meets(*goal, division),
+            single={index: alone[index] for index in request.chain.removable},
+            evaluations=settings.swaps,
+        )
     return removed, {
-        "segments": _starts(cuts),
+        "segments": _starts(division),
         "loss": loss,
         "loss_before": request.losses(),
         "loss_before_swaps": first,
@@ -191,153 +248,45 @@ def _over_runs(
     }
 
 
-def _measured(request: Request, settings: SGLPSettings) -> ImportanceTable:
-    """Measure what every run up to the longest costs: the loss without it, less the network's own."""
+# As published: a share of every segment is kept, its best units or its best subset by score.
+
+
+def _by_shares(
+    request: Request, evidence: Evidence, settings: SGLPSettings, goal: Goal
+) -> Callable[[tuple[Division, ...]], Choice]:
     removable = request.chain.removable
-    listed = ImportanceTable.additive([0.0] * len(request.chain), removable, longest=settings.longest_run)
-    runs = list(listed.entries)
-    base, *losses = request.losses.of([(), *(tuple(run) for run in runs)], "measuring runs of units")
-    entries = {run: loss - base for run, loss in zip(runs, losses, strict=True)}
-    if not all(np.isfinite(list(entries.values()))):
-        raise DataError("asked for the loss without runs of units: some are not finite. Check the data and precision.")
-    return ImportanceTable(entries=entries, source="measured loss").extended(removable)
+    scores = [] if settings.importance == "graft" else request.scores(settings.importance, settings.graft)
+
+    def pick(segment: Segment, keep: int) -> Removed:
+        if settings.importance == "graft":
+            kept = _best_grafted(request, segment, keep, settings)
+        else:
+            kept = top_units(scores, [segment], [keep], removable)
+        return tuple(index for index in segment if index not in kept)
+
+    def attempt(divisions: tuple[Division, ...]) -> Choice:
+        (division,) = divisions
+        removed = removal_by_shares(division, *goal, removable, pick=pick, counts=settings.counts)
+        return removed, {"segments": _starts(division)}
+
+    return attempt
 
 
-def _scored(evidence: Evidence, name: str, settings: SGLPSettings) -> ImportanceTable:
-    if name not in evidence.importance:
-        raise DataError(
-            f"asked for SGLP by {name!r}: the evidence holds {', '.join(evidence.importance)}. Scores by "
-            "gradient need labels, text, or loss=."
-        )
-    table = ImportanceTable.additive(evidence.importance[name].tolist(), evidence.chain.removable, source=name)
-    if not settings.similarity_weight:
-        return table
-    alike = evidence.boundary_similarity
-    entries = {
-        run: cost + settings.similarity_weight * (1 - float(alike[run.start, run.stop]))
-        for run, cost in table.entries.items()
-    }
-    return ImportanceTable(entries=entries, source=name)
-
-
-def _proposals(
-    tables: Sequence[ImportanceTable],
-    divisions: Sequence[tuple[Segment, ...]],
-    goal: tuple[Sequence[float], float],
-    length: int,
-) -> dict[Removed, tuple[Segment, ...]]:
-    """The cheapest removal by every table under every division, with the finest division it fits."""
-    proposals: dict[Removed, tuple[Segment, ...]] = {}
-    refusal: BudgetError | None = None
-    for table in tables:
-        for cuts in divisions:
-            try:
-                found = cheapest_removal(table, *goal, length=length, segments=cuts)
-            except BudgetError as error:
-                refusal = refusal or error
-                break
-            proposals[found.removed] = cuts
-    if not proposals:
-        raise refusal or BudgetError("asked for a plan: no division into segments was tried.")
-    return proposals
-
-
-def _improved(
-    request: Request,
-    removed: Removed,
-    cuts: tuple[Segment, ...],
-    goal: tuple[Sequence[float], float],
-    settings: SGLPSettings,
-) -> tuple[Removed, float, int]:
-    savings, need = goal
-    removable = request.chain.removable
-    alone = request.losses.of([(index,) for index in removable])
-
-    def allowed(units: Removed) -> bool:
-        gone = set(units)
-        enough = sum(savings[index] for index in units) >= need * (1 - 1e-9)
-        return enough and all(any(index not in gone for index in segment) for segment in cuts)
-
-    return improve_by_swaps(
-        removed,
-        losses=lambda sets: request.losses.of(sets, "exchanging units"),
-        allowed=allowed,
-        single=dict(zip(removable, alone, strict=True)),
-        evaluations=settings.swaps,
-    )
-
-
-# As published: a share of every segment is kept, its best subset by score.
-
-
-def _per_segment(
-    request: Request,
-    evidence: Evidence,
-    cuts: tuple[Segment, ...],
-    settings: SGLPSettings,
-    goal: tuple[Sequence[float], float],
-) -> Removed:
-    savings, need = goal
-    removable = set(request.chain.removable)
-    fixed = [sum(index not in removable for index in segment) for segment in cuts]
-    known: dict[tuple[Segment, int], Removed] = {}
-    for total in range(len(request.chain), len(cuts) - 1, -1):
-        shares = settings.counts or keep_counts([len(segment) for segment in cuts], total)
-        counts = [max(share, least) for share, least in zip(shares, fixed, strict=True)]
-        removed: list[int] = []
-        for segment, count in zip(cuts, counts, strict=True):
-            possible = sorted((savings[i] for i in segment if i in removable), reverse=True)
-            if (segment, count) not in known and sum(possible) > 0:
-                known[segment, count] = _worst(request, evidence, segment, count, settings)
-            removed += known.get((segment, count), ())
-        if settings.counts or sum(savings[index] for index in removed) >= need * (1 - 1e-9):
-            return tuple(sorted(removed))
-    raise BudgetError(
-        f"asked for {request.budget}: with a unit kept in each of {len(cuts)} segments no plan meets it. "
-        "Ask for fewer segments, or for more to remain."
-    )
-
-
-def _worst(
-    request: Request, evidence: Evidence, segment: Segment, count: int, settings: SGLPSettings
-) -> Removed:
-    """The units of a segment that go when `count` of it stay."""
+def _best_grafted(request: Request, segment: Segment, keep: int, settings: SGLPSettings) -> Removed:
     free = [index for index in segment if index in request.chain.removable]
-    keep = count - (len(segment) - len(free))
-    if keep >= len(free):
-        return ()
-    if settings.importance != "graft":
-        scores = evidence.importance[settings.importance]
-        best = sorted(free, key=lambda index: (-scores[index], index))[:keep]
-        return tuple(index for index in free if index not in best)
-    subsets = _subsets(free, keep, settings)
     fixed = [index for index in segment if index not in free]
-    scores = graft_scores(
-        request.model,
-        request.chain,
-        request.batches,
-        [(*fixed, *subset) for subset in subsets],
-        loss=request.loss,
-        settings=settings.graft,
+    best = best_subset(
+        free,
+        keep - len(fixed),
+        scores=lambda subsets: request.grafts([(*fixed, *subset) for subset in subsets], settings.graft),
+        most=settings.most_subsets,
+        seed=settings.seed,
     )
-    best = subsets[int(np.argmax(scores))]
-    return tuple(index for index in free if index not in best)
+    return (*fixed, *best)
 
 
-def _subsets(free: list[int], keep: int, settings: SGLPSettings) -> list[Removed]:
-    if comb(len(free), keep) <= settings.most_subsets:
-        return list(combinations(free, keep))
-    random = Random(settings.seed)
-    drawn = {tuple(sorted(random.sample(free, keep))) for _ in range(settings.most_subsets)}
-    return sorted(drawn)
-
-
-def _starts(cuts: Iterable[Segment]) -> list[list[int]]:
-    return [[segment.start, segment.stop] for segment in cuts]
-
-
-def _curve(segmentation: Segmentation) -> dict[str, Any]:
-    return {"segmentation_losses": list(segmentation.losses)}
+def _starts(division: Division) -> list[list[int]]:
+    return [[segment.start, segment.stop] for segment in division]
 
 
 def _plan(request: Request, settings: SGLPSettings, removed: Removed, predicted: dict[str, Any]) -> Plan:
@@ -346,7 +295,7 @@ def _plan(request: Request, settings: SGLPSettings, removed: Removed, predicted:
 
 METHOD = Method(
     name="sglp",
-    help="segments of like units by Fisher optimal segmentation, then what to remove inside them, under the budget",
+    help="segments of like units by Fisher optimal segmentation, then what to remove inside them",
     settings=SGLPSettings,
     presets={"default": SGLPSettings(), "paper": PAPER},
     choose=choose,

@@ -49,7 +49,8 @@ def cheapest_removals(
     """
     if not tables or not divisions:
         raise ConfigError(
-            f"asked for plans by {len(tables)} tables under {len(divisions)} divisions: give one or more of each."
+            f"asked for plans by {len(tables)} tables under {len(divisions)} divisions: give one or more "
+            "of each."
         )
     proposals: dict[tuple[int, ...], Division] = {}
     refusal: BudgetError | None = None

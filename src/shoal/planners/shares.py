@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from random import Random
 
 from shoal.errors import BudgetError, ConfigError
 from shoal.planners.counts import keep_counts
-from shoal.planners.ticks import fewest_ticks
 from shoal.units import Segment
 
-__all__ = ["removal_by_shares"]
+__all__ = ["best_subset", "removal_by_shares"]
+
+_SLACK = 1e-9
 
 Pick = Callable[[Segment, int], Sequence[int]]
 
@@ -54,21 +57,55 @@ def removal_by_shares(
     most = 0.0
     for shares in _all_shares(segments, fixed, counts):
         divided = list(zip(segments, shares, strict=True))
-        if not _suffices(sum(_largest(savings, allowed, *part) for part in divided), need):
-            continue
-        for part in divided:
-            known[part] = known[part] if part in known else tuple(pick(*part))
-        removed = sorted(unit for part in divided for unit in known[part])
-        saved = math.fsum(savings[unit] for unit in removed)
-        if _suffices(saved, need):
-            return tuple(removed)
+        saved = math.fsum(_largest(savings, allowed, *part) for part in divided)
+        if saved >= need * (1 - _SLACK):
+            for segment, keep in divided:
+                if (segment, keep) not in known:
+                    known[segment, keep] = pick(segment, keep) if keep < len(segment) else ()
+            removed = sorted(unit for part in divided for unit in known[part])
+            saved = math.fsum(savings[unit] for unit in removed)
+            if saved >= need * (1 - _SLACK):
+                return tuple(removed)
         most = max(most, saved)
     kept = f"{list(counts)} units" if counts is not None else "a unit or more"
     raise BudgetError(
         f"asked to save {need:g}: with {kept} kept in the {len(segments)} segments "
-        f"{', '.join(map(str, segments))} too little can be saved ({most:g} at most was). "
+        f"{', '.join(map(str, segments))} {most:g} can be saved. "
         "Ask for fewer segments, fewer units kept, or a larger budget."
     )
+
+
+def best_subset(
+    units: Sequence[int],
+    count: int,
+    *,
+    scores: Callable[[Sequence[tuple[int, ...]]], Sequence[float]],
+    most: int,
+    seed: int = 0,
+) -> tuple[int, ...]:
+    """Return the subset of highest score: of all, or of a random draw where there are too many.
+
+    Args:
+        units: What is chosen from, ascending.
+        count: How many of them.
+        scores: The score of each of several subsets; called once.
+        most: The most subsets that are scored.
+        seed: Of the draw.
+
+    Returns:
+        The subset, ascending; of equal scores the first in lexicographic order.
+
+    Example:
+        >>> best_subset([2, 3, 5], 2, scores=lambda subsets: [-sum(each) for each in subsets], most=9)
+        (2, 3)
+    """
+    if math.comb(len(units), count) <= most:
+        subsets = list(combinations(units, count))
+    else:
+        random = Random(seed)
+        subsets = sorted({tuple(sorted(random.sample(units, count))) for _ in range(most)})
+    found = list(scores(subsets))
+    return subsets[found.index(max(found))]
 
 
 def _all_shares(
@@ -94,7 +131,3 @@ def _largest(savings: Sequence[float], allowed: set[int], segment: Segment, keep
     """The most that a segment saves when it keeps this many units."""
     possible = sorted((savings[unit] for unit in segment if unit in allowed), reverse=True)
     return math.fsum(possible[: len(segment) - keep])
-
-
-def _suffices(saved: float, need: float) -> bool:
-    return need <= 0 or (saved > 0 and fewest_ticks(need, saved) <= 1)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-__all__ = ["improve_by_swaps"]
+from shoal.units import Segment
+
+__all__ = ["improve_by_swaps", "meets"]
 
 Removed = tuple[int, ...]
 # Sets measured together share one pass over the data.
@@ -27,7 +29,7 @@ def improve_by_swaps(
     Args:
         removed: The set to begin with.
         losses: Loss of the network without each of several sets.
-        allowed: Whether a set meets the budget and whatever else is asked of it.
+        allowed: Whether a set meets the budget and whatever else is asked of it; see `meets`.
         single: What the removal of each removable unit alone costs.
         evaluations: The most sets measured.
 
@@ -58,6 +60,30 @@ def improve_by_swaps(
             break
         best = better
     return best, loss, spent
+
+
+def meets(
+    savings: Sequence[float], need: float, segments: Sequence[Segment] = ()
+) -> Callable[[Removed], bool]:
+    """Return a test of whether a set saves `need` and leaves a unit in each segment.
+
+    Args:
+        savings: What the removal of each unit saves, `(L,)`.
+        need: How much must be saved, up to a rounding of 1e-9 of it.
+        segments: Of each, at least one unit is kept.
+
+    Example:
+        >>> test = meets([1, 1, 1], 2, [Segment(0, 2)])
+        >>> test((0, 1)), test((1, 2)), test((2,))
+        (False, True, False)
+    """
+
+    def test(removed: Removed) -> bool:
+        gone = set(removed)
+        enough = sum(savings[unit] for unit in gone) >= need * (1 - 1e-9)
+        return enough and all(any(unit not in gone for unit in segment) for segment in segments)
+
+    return test
 
 
 def _neighbours(removed: Removed, single: dict[int, float]) -> list[Removed]:

@@ -5,6 +5,7 @@ Shapes: N = samples, P and Q = features of the two layers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -13,7 +14,7 @@ from torch.linalg import matrix_norm
 
 from shoal.errors import DataError
 
-__all__ = ["Estimator", "centred_gram", "linear_cka", "unbiased_linear_cka"]
+__all__ = ["Estimator", "centred_grams", "linear_cka", "unbiased_linear_cka"]
 
 Estimator = Literal["unbiased", "biased"]
 FEWEST = {"unbiased": 4, "biased": 2}
@@ -73,34 +74,37 @@ def unbiased_linear_cka(x: Tensor, y: Tensor) -> Tensor:
     return _alignment(x, y, "unbiased")
 
 
-def centred_gram(x: Tensor, estimator: Estimator = "unbiased") -> Tensor:
-    """Return the centred Gram matrix whose elementwise products sum to HSIC.
+def centred_grams(layers: Sequence[Tensor], estimator: Estimator = "unbiased") -> Tensor:
+    """Return the centred Gram matrices whose elementwise products sum to HSIC.
 
     For `unbiased` the diagonal is zero and the rest is U-centred; the sum of products of two such
     matrices, over N(N - 3), is the unbiased HSIC. For `biased` rows and columns are centred, and
     the sum goes over (N - 1)².
 
     Args:
-        x: Representations `(N, P)`; products are formed in float32 at least.
-        estimator: Which HSIC the matrix is for.
+        layers: K representations `(N, P_k)` of the same samples; products are formed in float32 at
+            least.
+        estimator: Which HSIC the matrices are for.
 
     Returns:
-        `(N, N)`, float64.
+        `(K, N, N)`, float64.
 
     Reference: Székely and Rizzo, 2014, https://arxiv.org/abs/1310.2926, equation 3.1.
     """
-    count = len(x)
-    x = x if x.dtype == torch.float64 else x.float()
-    gram = (x @ x.T).double()
+    wide = [layer.to(torch.promote_types(layer.dtype, torch.float32)) for layer in layers]
+    grams = torch.stack([(layer @ layer.T).double() for layer in wide])
     if estimator == "biased":
-        gram -= gram.mean(dim=0)
-        return gram - gram.mean(dim=1, keepdim=True)
-    gram.fill_diagonal_(0)
-    rows = gram.sum(dim=0)
-    gram += rows.sum() / ((count - 1) * (count - 2))
-    gram -= rows / (count - 2)
-    gram -= rows[:, None] / (count - 2)
-    return gram.fill_diagonal_(0)
+        grams -= grams.mean(dim=1, keepdim=True)
+        return grams - grams.mean(dim=2, keepdim=True)
+    count = grams.shape[-1]
+    diagonals = grams.diagonal(dim1=1, dim2=2)
+    diagonals.zero_()
+    rows = grams.sum(dim=1) / (count - 2)
+    grams -= rows[:, None, :]
+    grams -= rows[:, :, None]
+    grams += (rows.sum(dim=1) / (count - 1))[:, None, None]
+    diagonals.zero_()
+    return grams
 
 
 def _alignment(x: Tensor, y: Tensor, estimator: Estimator) -> Tensor:
@@ -110,5 +114,5 @@ def _alignment(x: Tensor, y: Tensor, estimator: Estimator) -> Tensor:
             f"asked for {estimator} linear CKA, which needs the same samples, {fewest} or more, in both "
             f"inputs: got {len(x)} and {len(y)} rows."
         )
-    first, second = centred_gram(x, estimator), centred_gram(y, estimator)
+    first, second = centred_grams([x, y], estimator)
     return (first * second).sum() / (matrix_norm(first) * matrix_norm(second))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.errors import DataError, ShoalWarning
-from shoal.similarity.cka import FEWEST, Estimator, centred_gram
+from shoal.similarity.cka import FEWEST, Estimator, centred_grams
 
 __all__ = ["SimilaritySettings", "SimilaritySums"]
 
@@ -65,15 +65,22 @@ class SimilaritySums:
             layers: K representations `(m, P_k)` of the same m samples; widths may differ.
 
         Raises:
-            DataError: If m is below 4 (2 for the biased estimator), or a representation is not finite.
+            DataError: If the layers hold different numbers of samples, m is below 4 (2 for the biased
+                estimator), or a representation is not finite.
         """
-        count, estimator = len(layers[0]), self.settings.estimator
+        counts, estimator = {len(layer) for layer in layers}, self.settings.estimator
+        if len(counts) != 1:
+            raise DataError(
+                f"asked for the CKA of {len(layers)} layers on {sorted(counts)} samples: the same samples of "
+                "one layer or more are needed."
+            )
+        (count,) = counts
         if count < FEWEST[estimator]:
             raise DataError(
                 f"asked for {estimator} CKA of a minibatch of {count} samples: it needs "
                 f"{FEWEST[estimator]} or more. Use larger batches."
             )
-        stacked = torch.stack([centred_gram(layer, estimator).flatten() for layer in layers])
+        stacked = centred_grams(layers, estimator).flatten(1)
         products = (stacked @ stacked.T).cpu().numpy()
         if not np.isfinite(products).all():
             bad = np.flatnonzero(~np.isfinite(np.diag(products))).tolist()

@@ -1,0 +1,30 @@
+import pytest
+
+from shoal.cli.choosing import MethodOptions, method_settings
+from shoal.errors import ConfigError
+
+
+def test_a_preset_is_changed_by_single_settings():
+    found = method_settings(MethodOptions(preset="paper", set=("most_segments=3",)), seed=5)
+    assert (found.partition, found.most_segments, found.seed) == ("row_sums", 3, 5)
+
+
+def test_a_seed_among_the_settings_goes_before_the_general_one():
+    assert method_settings(MethodOptions(set=("seed=9",)), seed=5).seed == 9
+
+
+def test_settings_of_settings_are_reached_by_a_dot():
+    assert method_settings(MethodOptions(set=("similarity.minibatch=64",)), seed=0).similarity.minibatch == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (MethodOptions(method="slgp"), "The nearest is 'sglp'"),
+        (MethodOptions(preset="papr"), "there are default, paper"),
+        (MethodOptions(set=("partition=cube",)), "partition: 'cube' does not work"),
+    ],
+)
+def test_what_there_is_not_is_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        method_settings(options, seed=0)

@@ -1,0 +1,115 @@
+import json
+
+import pytest
+
+from shoal import Plan
+from shoal.cli.plan import parse_units
+from shoal.errors import ConfigError
+
+METHOD = "plan net.py:make --data net.py:batches --set swaps=0"
+
+
+@pytest.mark.parametrize(
+    ("text", "units"),
+    [
+        ("3", [3]),
+        ("0:2,4", [0, 1, 4]),
+        (" 1 , stage1.0 ", [1, "stage1.0"]),
+        ("features.3:6", ["features.3:6"]),
+    ],
+)
+def test_units_are_indices_ranges_and_names(text, units):
+    assert parse_units(text) == units
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("5:3", "3:6 holds both ends"), ("2:2", "2:3"), (" , ", "name units")]
+)
+def test_units_that_are_none_are_refused(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_units(text)
+
+
+def test_a_plan_by_hand_is_written(shoal, place):
+    outcome = shoal("plan net.py:make --data digits --remove 0,2:4 -o plan.json")
+    assert outcome.code == 0
+    assert "by hand: remove 3 of 5 units: [0, 1), [2, 4)" in outcome.out
+    plan = Plan.from_json((place / "plan.json").read_text())
+    assert plan.removed == (0, 2, 3)
+
+
+def test_json_is_the_plan(shoal):
+    outcome = shoal("plan net.py:make --data digits --remove 3 --json")
+    assert Plan.from_json(outcome.out).removed == (1,) or Plan.from_json(outcome.out).removed == (3,)
+
+
+def test_units_may_be_named(shoal):
+    assert Plan.from_json(shoal("plan net.py:make --data digits --json --remove 2:3,1").out).removed == (1, 2)
+
+
+def test_a_method_plans_under_a_budget(shoal, place):
+    outcome = shoal(f"{METHOD} --budget units=3 -o plan.json")
+    assert outcome.code == 0
+    assert "remaining: 3 of 5 units" in outcome.out
+    plan = json.loads((place / "plan.json").read_text())
+    assert len(plan["steps"]) == 2
+    assert plan["settings"]["swaps"] == 0
+
+
+def test_the_seed_goes_to_the_method(shoal):
+    assert shoal(f"{METHOD} --budget units=3 --seed 7 --json").json["settings"]["seed"] == 7
+
+
+def test_evidence_is_used_again(shoal):
+    assert shoal("analyze net.py:make --data net.py:batches -o evidence.json").code == 0
+    outcome = shoal(f"{METHOD} --budget units=3 --evidence evidence.json")
+    assert outcome.code == 0
+    assert "drop_estimate" in outcome.out
+
+
+def test_evidence_of_another_model_is_refused(shoal):
+    shoal("analyze net.py:make_other --data net.py:batches -o evidence.json")
+    outcome = shoal(f"{METHOD} --budget units=3 --evidence evidence.json")
+    assert outcome.code == 2
+    assert "another model" in outcome.err
+
+
+def test_a_recipe_gives_the_options(shoal, place):
+    (place / "recipe.yaml").write_text(
+        "model: net.py:make\ndata: net.py:batches\nbudget: units=2\nset: {swaps: 0}\n"
+    )
+    assert len(shoal("plan --config recipe.yaml --json").json["steps"]) == 3
+    assert len(shoal("plan --config recipe.yaml --budget units=4 --json").json["steps"]) == 1
+
+
+def test_the_methods_are_listed_without_a_model(shoal):
+    outcome = shoal("plan --list-methods")
+    assert outcome.code == 0
+    assert "sglp" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("plan net.py:make", "without --data and --budget"),
+        ("plan net.py:make --data digits", "without --budget"),
+        ("plan net.py:make --data digits --remove 9", "numbered 0 to 4"),
+        ("plan net.py:make --data digits --remove blok", "The nearest is"),
+        ("plan net.py:make --data digits --remove 1 --budget units=3 --set a=1", "--budget, --set"),
+        (f"{METHOD} --budget units=3 --method sglpp", "The nearest is 'sglp'"),
+        (f"{METHOD} --budget units=3 --preset papper", "paper"),
+        (f"{METHOD} --budget units=3 --set swapps=1", "the nearest is 'swaps'"),
+        (f"{METHOD} --budget macz=0.6", "the nearest is 'macs'"),
+        (f"{METHOD} --budget macs=1.6", "at most 1"),
+        (f"{METHOD} --budget params=1", "the least that can be asked for"),
+        (f"{METHOD} --budget units=3 --evidence none.json", "no such file"),
+        ("plan --config none.yaml", "cannot be read"),
+    ],
+)
+def test_a_wrong_request_says_what_would_work(shoal, files, typed, message):
+    before = files()
+    outcome = shoal(typed + " --output plan.json")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert outcome.out == ""
+    assert files() == before

@@ -1,0 +1,82 @@
+from dataclasses import dataclass, field
+
+import pytest
+
+from shoal.cli.settings import changed, describe_settings, list_methods
+from shoal.errors import ConfigError
+from shoal.methods import names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    """Inner.
+
+    Attributes:
+        steps: How many.
+    """
+
+    steps: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Settings.
+
+    Attributes:
+        swaps: How often.
+        share: How much, or none.
+        counts: Some numbers.
+        inner: More.
+    """
+
+    swaps: int = 3
+    share: float | None = None
+    counts: tuple[int, ...] | None = None
+    inner: Inner = field(default_factory=Inner)
+
+
+def test_settings_are_replaced_by_name():
+    found = changed(Settings(), ["swaps=0", "share=0.5", "counts=[1, 2]", "inner.steps=4"], of="it")
+    assert found == Settings(swaps=0, share=0.5, counts=(1, 2), inner=Inner(steps=4))
+
+
+def test_no_settings_change_nothing():
+    assert changed(Settings(), (), of="it") == Settings()
+
+
+def test_a_setting_may_be_taken_back():
+    assert changed(Settings(share=0.5), ["share=null"], of="it").share is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("swapps=1", "no such setting; the nearest is 'swaps'"),
+        ("swaps", "write key=value"),
+        ("swaps=many", "'many' does not work"),
+        ("inner=4", "it has parts of its own: inner.steps"),
+        ("inner.step=4", "the nearest is 'steps'"),
+        ("swaps.deep=4", "swaps has no parts"),
+    ],
+)
+def test_a_fault_says_what_would_work(text, message):
+    with pytest.raises(ConfigError, match=message):
+        changed(Settings(), [text], of="it")
+
+
+def test_all_faults_are_told_at_once():
+    with pytest.raises(ConfigError, match=r"settings of it: a: .*; b: "):
+        changed(Settings(), ["a=1", "b=2"], of="it")
+
+
+def test_settings_are_described_with_their_docstrings():
+    rows = describe_settings(Settings())
+    assert rows[0] == ("swaps", "3", "How often.")
+    assert ("inner.steps", "1", "How many.") in rows
+
+
+def test_every_method_is_listed(capsys):
+    list_methods()
+    out = capsys.readouterr().out
+    assert all(name in out for name in names())
+    assert "presets:" in out

@@ -1,0 +1,148 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shoal.plan import Plan
+from shoal.reports import (
+    checks_table,
+    comparison_table,
+    data_line,
+    evidence_table,
+    measurements_table,
+    plan_table,
+    quality_table,
+    segments_table,
+    units_table,
+)
+from shoal.result import Evidence, Measurement
+from shoal.segmentation import segment_similarity
+from shoal.surgery import Check, Verification
+from shoal.units import Chain, Unit
+
+
+def chain_of(length):
+    units = tuple(
+        Unit(
+            name=f"blocks.{i}",
+            index=i,
+            modules=(f"blocks.{i}",),
+            container="blocks",
+            group="blocks",
+            kind="Block",
+            params=100,
+            macs=1000,
+            removable=i > 0,
+            why="" if i else "it changes the shape",
+        )
+        for i in range(length)
+    )
+    return Chain(units=units, model="Net", params=1000, macs=10_000, uncounted={"aten::fft": 2})
+
+
+def evidence_of(length):
+    return Evidence(
+        chain=chain_of(length),
+        boundary_similarity=np.eye(length + 1),
+        angular_distance=np.zeros((length, length + 1)),
+        block_influence=np.zeros((length, length + 1)),
+        importance={"drop_estimate": np.arange(length, dtype=float), "gradnorm": np.full(length, np.nan)},
+        segmentation=segment_similarity(np.eye(length)),
+        data={"samples": 8, "batches": 2, "loss": 0.5, "memorised": False},
+    )
+
+
+def measured(**more):
+    return Measurement(**{"params": 1000, "macs": 10_000, "latency": 0.01, "latency_spread": 0.001} | more)
+
+
+def consistent(table):
+    return all(len(row) == len(table.columns) for row in table.rows)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_units_are_told_with_why_not(length):
+    table = units_table(chain_of(length))
+    assert len(table.rows) == length
+    assert consistent(table)
+    assert table.rows[0][-2:] == ("no", "it changes the shape")
+    assert table.notes == ("MACs leave out: aten::fft × 2",)
+
+
+@pytest.mark.parametrize("length", [1, 4])
+def test_evidence_has_a_row_a_unit_and_a_column_a_score(length):
+    table = evidence_table(evidence_of(length))
+    assert len(table.rows) == length
+    assert consistent(table)
+    assert table.rows[0][-1] == "-"
+
+
+@pytest.mark.parametrize(("length", "rows"), [(1, 1), (3, 3), (9, 6)])
+def test_segments_are_told_for_a_few_numbers_of_them(length, rows):
+    table = segments_table(evidence_of(length))
+    assert len(table.rows) == rows
+    assert table.rows[0][2] == f"[0, {length})"
+
+
+def test_memorised_data_is_named_as_such():
+    data = {"source": "x.npz", "samples": 8, "batches": 2, "loss": 0.001, "memorised": True}
+    assert "MEMORISED" in data_line(data)
+    assert "without labels" in data_line({"batches": 2, "loss": None, "memorised": None})
+
+
+def test_tokens_that_were_compared_are_told():
+    line = data_line({"samples": 8, "batches": 2, "rows": "tokens", "compared": 1000, "loss": 1.0})
+    assert "1,000 tokens compared" in line
+
+
+def test_a_plan_ranks_what_it_removes():
+    evidence = evidence_of(4)
+    plan = Plan.removing(evidence.chain, [1, 3], predicted={"segments": [[0, 2], [2, 4]]})
+    table = plan_table(plan, evidence)
+    assert consistent(table)
+    assert [row[3] for row in table.rows] == ["[0, 2)", "[2, 4)"]
+    assert [row[4] for row in table.rows] == ["1 (2)", "3 (4)"]
+    assert "rank" in table.notes[0]
+    assert "2 of 4 units" in table.notes[1]
+
+
+def test_a_plan_that_removes_nothing_has_no_rows():
+    table = plan_table(Plan.removing(chain_of(3), []))
+    assert table.rows == ()
+    assert "remove 0 of 3 units: nothing" in table.title
+
+
+def test_before_and_after_are_compared_with_ratios():
+    before = measured(quality={"accuracy": 0.9, "accuracy_low": 0.8, "loss": 1.0, "samples": 5})
+    after = measured(params=500, latency=0.005, quality={"accuracy": 0.85, "loss": 2.0, "samples": 5})
+    table = comparison_table(before, after, samples=2)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert consistent(table)
+    assert rows["parameters"][2] == rows["latency"][2] == "0.500"
+    assert rows["accuracy"] == ("90.0 %", "85.0 %", "-5.0 pts")
+    assert "samples" not in rows
+    assert table.notes[0].startswith("of one call with 2 samples")
+
+
+def test_without_latency_there_is_a_dash():
+    table = comparison_table(measured(latency=None), measured(latency=None))
+    assert table.rows[2] == ("latency", "-", "-", "-")
+
+
+def test_networks_are_compared_with_the_first():
+    table = measurements_table({"a": measured(), "b": measured(latency=0.02)})
+    assert [row[4] for row in table.rows] == ["1.000", "2.000"]
+    assert consistent(table)
+
+
+def test_quality_tells_its_interval():
+    table = quality_table(
+        {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6, "samples": 1200}, title="q"
+    )
+    assert table.rows == (("accuracy", "50.0 % (95 %: 40.0 to 60.0)"), ("samples", "1,200"))
+
+
+def test_checks_say_what_was_not_checked():
+    checks = tuple(Check(name=n, passed=p, detail="d") for n, p in (("a", True), ("b", False), ("c", None)))
+    table = checks_table(Verification(folder=Path("out"), checks=checks))
+    assert [row[1] for row in table.rows] == ["ok", "FAILED", "not checked"]
