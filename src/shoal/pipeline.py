@@ -20,7 +20,7 @@ from shoal.methods import Request, get, settings_for
 from shoal.methods.timing import choose_on_time
 from shoal.plan import Plan
 from shoal.result import CompressionResult, Evidence
-from shoal.surgery import apply, save
+from shoal.surgery import apply, save_verified
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 
@@ -174,17 +174,18 @@ def compress(
         quality = [evaluate_quality(each, evaluation, loss=loss) for each in (model, small)]
         before, after = (replace(m, quality=q) for m, q in zip((before, after), quality, strict=True))
     if output is not None:
-        save(
+        save_verified(
             small,
             output.folder,
+            example=request.example,
+            original=model,
+            overwrite=output.overwrite,
             plan=plan,
             source=output.source,
             evidence=request.evidence,
             before=before,
             after=after,
-            example=request.example,
             tokenizer_from=output.original,
-            overwrite=output.overwrite,
             extra=output.notes,
         )
     return CompressionResult(model=small, plan=plan, evidence=request.evidence, before=before, after=after)
@@ -209,8 +210,8 @@ def _request(
         )
     if evidence is not None and [u.name for u in evidence.chain] != [u.name for u in chain]:
         raise DataError(
-            f"asked to use evidence of {len(evidence.chain)} units of {evidence.chain.model} on {chain.model} "
-            f"with {len(chain)}: it was collected from another model. Run analyze on this one."
+            f"asked to use evidence of {len(evidence.chain)} units of {evidence.chain.model} on "
+            f"{chain.model} with {len(chain)}: it was collected from another model. Run analyze on this one."
         )
     return Request(
         model=model,

@@ -41,6 +41,7 @@ def find_units(model: nn.Module, example: Inputs | None = None) -> Chain:
         ConfigError: If there is no example, and the model does not say what it takes.
 
     Example:
+        >>> import torch
         >>> blocks = [nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(3)]
         >>> net = nn.Sequential(nn.Linear(2, 8), *blocks)
         >>> [unit.name for unit in find_units(net, torch.zeros(1, 2)) if unit.removable]

