@@ -85,7 +85,11 @@ def compare_passes(model: nn.Module, batches: list[Any], rounds: int) -> dict[st
 def resnet56(rounds: int) -> dict[str, Any]:
     """2,048 CIFAR-10 images, batches of 128."""
     images, labels = cifar("train", 2048)
-    return {"images": 2048, "batch": 128, **compare_passes(trained_resnet56(), batched(images, labels, 128), rounds)}
+    return {
+        "images": 2048,
+        "batch": 128,
+        **compare_passes(trained_resnet56(), batched(images, labels, 128), rounds),
+    }
 
 
 def smollm2_135m(rounds: int) -> dict[str, Any]:
@@ -138,7 +142,8 @@ def planner(rounds: int) -> dict[str, Any]:
     cuts = [Segment(a, a + 40) for a in range(0, 200, 40)]
     need = 0.4 * float(savings.sum())
     seconds = take_turns(
-        {"plan": lambda: cheapest_removal(table, savings.tolist(), need, length=200, segments=cuts)}, max(rounds, 3)
+        {"plan": lambda: cheapest_removal(table, savings.tolist(), need, length=200, segments=cuts)},
+        max(rounds, 3),
     )
     return {"units": 200, "runs": len(runs), "seconds": seconds, "median_seconds": median(seconds["plan"])}
 
@@ -148,10 +153,14 @@ PARTS = {"resnet56": resnet56, "smollm2": smollm2_135m, "similarity": similarity
 
 def main() -> None:
     """Run the parts that were asked for and print their figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--part", choices=PARTS, action="append", help="one part; all where it is left out")
     parser.add_argument("--rounds", type=int, default=3, help="how often each pass is timed")
-    parser.add_argument("--output", help="the JSON file; benchmarks/results/analyze.json where it is left out")
+    parser.add_argument(
+        "--output", help="the JSON file; benchmarks/results/analyze.json where it is left out"
+    )
     options = parser.parse_args()
     report("analyze", {name: PARTS[name](options.rounds) for name in options.part or PARTS}, options.output)
 

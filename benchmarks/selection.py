@@ -67,7 +67,9 @@ class Choices:
 
     def single(self, count: int) -> Removed:
         """The units whose removal alone costs least."""
-        alone = dict(zip(self.chain.removable, self.losses.of([(i,) for i in self.chain.removable]), strict=True))
+        alone = dict(
+            zip(self.chain.removable, self.losses.of([(i,) for i in self.chain.removable]), strict=True)
+        )
         return self.lowest([alone.get(index, 0.0) for index in range(len(self.chain))], count)
 
     def greedy(self, count: int) -> Removed:
@@ -92,7 +94,9 @@ class Choices:
         return tuple(sorted(Random(seed).sample(self.chain.removable, count)))
 
 
-def study(model: nn.Module, chosen_on: list[Any], judged_on: list[Any], counts: list[int], subsets: int) -> dict[str, Any]:
+def study(
+    model: nn.Module, chosen_on: list[Any], judged_on: list[Any], counts: list[int], subsets: int
+) -> dict[str, Any]:
     """Return what every way of choosing removes and the loss on the other part of the data.
 
     The paper's preset is left out where no `subsets` of a segment are to be grafted.
@@ -129,10 +133,20 @@ def study(model: nn.Module, chosen_on: list[Any], judged_on: list[Any], counts: 
             name = f"sglp paper, {subsets} subsets"
             add(name, lambda count=count: choices.sglp(count, preset="paper", most_subsets=subsets))
         draws = [judge(choices.random(count, seed)) for seed in range(DRAWS)]
-        row["random"] = {"losses": draws, "median": median(draws), "mean": mean(draws), "deviation": stdev(draws)}
+        row["random"] = {
+            "losses": draws,
+            "median": median(draws),
+            "mean": mean(draws),
+            "deviation": stdev(draws),
+        }
         print(f"{count:3d} random (median of {DRAWS}) {median(draws):12.3f}", flush=True)
         rows[str(count)] = row
-    return {"units": len(chain), "loss_whole": judge(), "loss_whole_chosen_on": choices.losses(), "removed": rows}
+    return {
+        "units": len(chain),
+        "loss_whole": judge(),
+        "loss_whole_chosen_on": choices.losses(),
+        "removed": rows,
+    }
 
 
 def resnet56(paper: bool) -> dict[str, Any]:
@@ -164,10 +178,14 @@ PARTS = {"resnet56": resnet56, "smollm2": smollm2_135m}
 
 def main() -> None:
     """Run one part and print its figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--no-paper", action="store_true", help="leave out the paper's preset, which is slow")
-    parser.add_argument("--output", help="the JSON file; benchmarks/results/selection-PART.json where it is left out")
+    parser.add_argument(
+        "--output", help="the JSON file; benchmarks/results/selection-PART.json where it is left out"
+    )
     options = parser.parse_args()
     figures = PARTS[options.part](not options.no_paper)
     report(f"selection-{options.part}", figures, options.output)

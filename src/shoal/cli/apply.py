@@ -9,7 +9,7 @@ from typing import Annotated
 
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
-from shoal.cli.files import check_folder_target, read_plan, write_verified
+from shoal.cli.files import read_plan
 from shoal.cli.loading import open_example, open_model
 from shoal.cli.options import ExampleOptions, ModelOptions
 from shoal.errors import ConfigError
@@ -42,13 +42,14 @@ def run(options: Options) -> None:
     """
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to apply a plan: say where to with --output, or only look with --dry-run.")
+    from shoal.surgery import apply, check_target, save_verified
+
     if options.output is not None and not options.dry_run:
-        check_folder_target(options.output, overwrite=options.overwrite)
+        check_target(options.output, overwrite=options.overwrite)
     plan = read_plan(options.plan)
     from shoal.architectures import find_units
     from shoal.measurement import measure_pair
     from shoal.reports import checks_table, comparison_table, plan_table
-    from shoal.surgery import apply
 
     loaded = open_model(options)
     example = open_example(options, loaded)
@@ -60,7 +61,7 @@ def run(options: Options) -> None:
         show_table(plan_table(plan))
         show_table(comparison_table(before, after, samples=options.example_batch))
     if options.output is not None and not options.dry_run:
-        verification = write_verified(
+        verification = save_verified(
             small,
             options.output,
             example=example,

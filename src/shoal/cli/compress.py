@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from shoal.cli.choosing import MethodOptions, method_settings
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
-from shoal.cli.files import beside, check_folder_target, kept, write_verified
+from shoal.cli.files import beside, kept
 from shoal.cli.loading import example_of, open_data, open_model, open_more_data
 from shoal.cli.options import DataOptions, ModelOptions
 from shoal.errors import ConfigError
@@ -147,7 +147,9 @@ def _check(options: Options) -> None:
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
     if options.output is not None and not options.dry_run:
-        check_folder_target(options.output, overwrite=options.overwrite)
+        from shoal.surgery import check_target
+
+        check_target(options.output, overwrite=options.overwrite)
     if options.eval_samples is not None and options.eval_data is None:
         raise ConfigError("asked for --eval-samples without --eval-data: say of which data.")
     given = {
@@ -204,7 +206,9 @@ def _write(
     example: Inputs,
     notes: dict[str, Any],
 ) -> Verification:
-    return write_verified(
+    from shoal.surgery import save_verified
+
+    return save_verified(
         result.model,
         options.output or Path(),
         example=example,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 from shoal.cli.command import Flag
-from shoal.cli.files import check_folder_target
 from shoal.cli.options import RunOptions
 
 __all__ = ["Options", "run"]
@@ -37,7 +36,9 @@ def run(options: Options) -> None:
     measured latency remains, heals, verifies, and leaves the folder. With --language: 6 of the 30
     layers of SmolLM2-135M go.
     """
-    check_folder_target(options.output, overwrite=options.overwrite)
+    from shoal.surgery import check_target
+
+    check_target(options.output, overwrite=options.overwrite)
     if options.language:
         from shoal.cli.demo_language import run_language_demo
 

@@ -14,11 +14,10 @@ from shoal.calling import Inputs, call
 from shoal.cli.compress import report, sourced
 from shoal.cli.console import note
 from shoal.cli.demo_network import digits_resnet
-from shoal.cli.files import write_verified
 from shoal.data import TensorBatches, load_data, read_digits
 from shoal.pipeline import compress
 from shoal.result import CompressionResult
-from shoal.surgery import Verification
+from shoal.surgery import Verification, save_verified
 from shoal.training import FitSettings, HealSettings, fit
 
 __all__ = ["SOURCE", "run_digits_demo", "train_digits"]
@@ -72,7 +71,7 @@ def _compressed(
         evaluation=test.batches,
     )
     result = sourced(result, calibration)
-    verification = write_verified(
+    verification = save_verified(
         result.model,
         folder,
         example=example,

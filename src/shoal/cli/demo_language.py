@@ -15,10 +15,10 @@ from torch import nn
 from shoal.architectures.references import LoadedModel, load_model
 from shoal.cli.compress import report, sourced
 from shoal.cli.console import note
-from shoal.cli.files import write_verified
 from shoal.data import load_data
 from shoal.errors import ConfigError
 from shoal.pipeline import compress
+from shoal.surgery import save_verified
 
 __all__ = ["find_language_model", "run_language_demo", "write_sentence"]
 
@@ -72,7 +72,7 @@ def run_language_demo(folder: Path, *, overwrite: bool = False, seed: int = 0, a
         evaluation=test.batches,
     )
     result = sourced(result, calibration)
-    verification = write_verified(
+    verification = save_verified(
         result.model,
         folder,
         example=test.example,

@@ -1,37 +1,28 @@
-"""What verbs write: folders that appear when they are verified, files that are written whole."""
+"""Files that verbs read and write, whole or not at all; folders are the business of surgery."""
 
 from __future__ import annotations
 
 import json
 import secrets
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shoal.errors import ConfigError, VerificationError
+from shoal.errors import ConfigError
 from shoal.journal import Journal
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from shoal.calling import Inputs
     from shoal.plan import Plan
-    from shoal.surgery import Verification
 
 __all__ = [
     "beside",
     "check_file_target",
-    "check_folder_target",
     "kept",
     "read_json",
     "read_plan",
     "write_text",
-    "write_verified",
 ]
-
-_RECORD = "shoal.json"
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -42,26 +33,6 @@ def beside(folder: Path, ending: str) -> Path:
         'runs/out.journal.jsonl'
     """
     return folder.with_name(f"{folder.name}.{ending}")
-
-
-def check_folder_target(folder: Path, *, overwrite: bool) -> None:
-    """Check, before long work is begun, that a folder may be written.
-
-    Raises:
-        ConfigError: If it exists and may not be replaced.
-    """
-    if not folder.exists():
-        return
-    if not overwrite:
-        raise ConfigError(
-            f"asked to write the folder {str(folder)!r}: it exists. Choose another name, or replace it with "
-            "--overwrite."
-        )
-    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / _RECORD).is_file()):
-        raise ConfigError(
-            f"asked to replace {str(folder)!r}: shoal did not write it (there is no {_RECORD} in it). Choose "
-            "another name, or remove it yourself."
-        )
 
 
 def check_file_target(path: Path | None, *, overwrite: bool) -> None:
@@ -130,55 +101,3 @@ def _read(path: Path, what: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise ConfigError(f"asked to read the {what} {path}: {reason}.") from error
-
-
-def write_verified(
-    model: nn.Module,
-    folder: Path,
-    *,
-    example: Inputs,
-    overwrite: bool,
-    trust_remote_code: bool = False,
-    **told: Any,
-) -> Verification:
-    """Write a model as a folder that appears only when it has been read back and found right.
-
-    Args:
-        model: The model.
-        folder: The folder.
-        example: What its forward takes; outputs are compared on it.
-        overwrite: Whether a folder of that name that shoal wrote may be replaced.
-        trust_remote_code: Whether code that comes with the model may run when it is read back.
-        told: What `shoal.save` takes besides.
-
-    Returns:
-        What was checked.
-
-    Raises:
-        ConfigError: If the folder exists and may not be replaced.
-        SurgeryError, VerificationError: If it cannot be written, or does not reproduce the model.
-    """
-    from shoal.surgery import Verification, record_verification, save, verify
-
-    check_folder_target(folder, overwrite=overwrite)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    unproved = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.unverified")
-    try:
-        save(model, unproved, example=example, **told)
-        try:
-            verification = verify(unproved, trust_remote_code=trust_remote_code, reference=model)
-        except VerificationError as error:
-            raise VerificationError(str(error).replace(str(unproved), str(folder))) from error
-        record_verification(verification)
-        _take_place(unproved, folder)
-    finally:
-        shutil.rmtree(unproved, ignore_errors=True)
-    return Verification(folder=folder, checks=verification.checks)
-
-
-def _take_place(new: Path, folder: Path) -> None:
-    old = new.with_suffix(".old")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

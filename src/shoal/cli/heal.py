@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
-from shoal.cli.files import beside, check_folder_target, read_json, write_verified
+from shoal.cli.files import beside, read_json
 from shoal.cli.loading import example_of, open_data, open_model, open_more_data
 from shoal.cli.options import DataOptions, ModelOptions
 from shoal.cli.settings import changed, describe_settings
@@ -69,7 +69,9 @@ def run(options: Options) -> None:
 
     A folder that shoal wrote keeps its plan. A checkpoint stands beside the output until it is done.
     """
-    check_folder_target(options.output, overwrite=options.overwrite)
+    from shoal.surgery import check_target, save_verified
+
+    check_target(options.output, overwrite=options.overwrite)
     settings = _settings(options)
     from dataclasses import replace
 
@@ -97,7 +99,7 @@ def run(options: Options) -> None:
     if judged is not None:
         qualities = [evaluate_quality(each, judged.batches) for each in (loaded.model, healed)]
         before, after = (replace(m, quality=q) for m, q in zip((before, after), qualities, strict=True))
-    verification = write_verified(
+    verification = save_verified(
         healed,
         options.output,
         example=example,

@@ -31,8 +31,8 @@ class RepresentationSums:
         self.settings = settings
         self._similarity = SimilaritySums(settings)
         self._generator = torch.Generator().manual_seed(settings.seed)
-        self._cosines: Matrix | None = None
-        self._angles: Matrix | None = None
+        self._cosines = np.zeros((0, 0))
+        self._angles = np.zeros((0, 0))
         self._rows = np.zeros((0, 0))
         self._angled = np.zeros((0, 0))
         self._places: tuple[list[int], list[int]] = ([], [])
@@ -50,7 +50,7 @@ class RepresentationSums:
         Raises:
             DataError: If there are too few samples, or activations that are not finite.
         """
-        if self._cosines is None:
+        if not self._samples:
             count = len(tensors)
             self._cosines, self._angles = np.zeros((count, count)), np.zeros((count, count))
             self._rows, self._angled = np.zeros((count, count)), np.zeros((count, count))
@@ -101,7 +101,6 @@ class RepresentationSums:
             angled = None if rows is None else rows.last
             cosines, angles = cosine_sums(states, angled)
             grid = np.ix_(members, members)
-            assert self._cosines is not None and self._angles is not None
             self._cosines[grid] += cosines.cpu().numpy()
             self._angles[grid] += angles.cpu().numpy()
             self._rows[grid] += len(states[0])
@@ -120,7 +119,7 @@ class RepresentationSums:
         Raises:
             DataError: If nothing was added.
         """
-        if self._cosines is None or self._angles is None:
+        if not self._samples:
             raise DataError("asked for evidence: no batch was added.")
         starts, stops = self._places
         length = len(starts)

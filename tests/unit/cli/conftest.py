@@ -4,7 +4,6 @@ import json
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from shoal.cli import run
 
@@ -66,12 +65,6 @@ class Outcome:
     @property
     def json(self):
         return json.loads(self.out)
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """What is this small only waits for other threads."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture

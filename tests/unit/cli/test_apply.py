@@ -39,7 +39,7 @@ def test_an_existing_folder_is_replaced_only_when_asked(shoal, plan, place):
     assert shoal("apply net.py:make plan.json --data digits -o small").code == 0
     refused = shoal("apply net.py:make plan.json --data digits -o small")
     assert refused.code == 2
-    assert "--overwrite" in refused.err
+    assert "overwrite" in refused.err
     assert shoal("apply net.py:make plan.json --data digits -o small --overwrite").code == 0
 
 
@@ -65,7 +65,7 @@ def test_failed_surgery_exits_with_1_and_leaves_nothing(shoal, plan, files, monk
     def fail(*args, **more):
         raise SurgeryError("it did not come out right")
 
-    monkeypatch.setattr("shoal.surgery.save", fail)
+    monkeypatch.setattr("shoal.surgery.publishing.save", fail)
     before = files()
     outcome = shoal("apply net.py:make plan.json --data digits -o small")
     assert outcome.code == 1
@@ -77,7 +77,7 @@ def test_an_interruption_exits_with_130_and_leaves_nothing(shoal, plan, files, m
     def interrupt(*args, **more):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shoal.surgery.verify", interrupt)
+    monkeypatch.setattr("shoal.surgery.publishing.verify", interrupt)
     before = files()
     assert shoal("apply net.py:make plan.json --data digits -o small").code == 130
     assert files() == before

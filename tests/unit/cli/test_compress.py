@@ -110,7 +110,7 @@ def test_a_folder_that_fails_verification_exits_with_1_and_leaves_no_folder(shoa
     def fail(*args, **more):
         raise VerificationError("the outputs differ")
 
-    monkeypatch.setattr("shoal.surgery.verify", fail)
+    monkeypatch.setattr("shoal.surgery.publishing.verify", fail)
     outcome = shoal(f"{TYPED} -o small --json")
     assert (outcome.code, outcome.out) == (1, "")
     assert "the outputs differ" in outcome.err

@@ -7,7 +7,7 @@ def test_an_existing_folder_is_refused_before_anything_is_trained(shoal, place):
     (place / "shoal-demo").mkdir()
     outcome = shoal("demo")
     assert outcome.code == 2
-    assert "--overwrite" in outcome.err
+    assert "overwrite" in outcome.err
 
 
 def test_without_the_language_model_it_says_what_to_type(shoal, files, monkeypatch):
