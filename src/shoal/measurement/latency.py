@@ -142,11 +142,11 @@ def unit_latency(
 ) -> LatencyTable:
     """Return the latency of every unit, measured in place while the whole network runs.
 
-    Calls with a clock around every unit's modules take turns with calls without. What share of the
-    whole a unit takes is read off the quickest quarter of both: a machine that does other work
-    interrupts the long whole more often than a short unit. The units are scaled down where the
-    clocks themselves would make their sum exceed the whole. A unit that the example does not reach
-    takes 0 seconds.
+    Calls with a clock around every unit's modules take turns with calls without. A machine that does
+    other work interrupts a long call more often than a short unit, so the share that a unit takes is
+    read off the quickest times of the units and of what lies between them. The units are scaled
+    down where the clocks themselves would make their sum exceed the whole. A unit that the example
+    does not reach takes 0 seconds.
 
     Args:
         model: The network; left as it was found.
@@ -157,27 +157,42 @@ def unit_latency(
     device = device_of(model)
     inputs = to_device(example, device)
     owner = {name: unit.index for unit in chain for name in unit.modules}
-    rounds: list[list[float]] = []
+    units: list[list[float]] = []
+    between: list[list[float]] = []
     modules = {model.get_submodule(name): index for name, index in owner.items()}
 
     def clocked() -> None:
         with _stopwatches(modules, device) as marks:
+            begun = _mark(device)
             call(model, inputs)
-        rounds.append(_elapsed(marks, device, len(chain)))
+            ended = _mark(device)
+        units.append(_elapsed(marks, device, len(chain)))
+        edges = [begun, *(moment for _, *moments in marks for moment in moments), ended]
+        between.append([_seconds(*pair, device) for pair in zip(edges[::2], edges[1::2], strict=True)])
 
     with evaluating(model), torch.no_grad():
         timings = time_calls(
             {"whole": partial(call, model, inputs), "clocked": clocked}, device=device, settings=settings
         )
-    counted = rounds[-timings["clocked"].repetitions :]
-    whole = timings["whole"].median
-    undisturbed = _quickest(timings["whole"].seconds)
-    share = whole / undisturbed if undisturbed > 0 else 1.0
-    units = [share * _quickest(seconds) for seconds in zip(*counted, strict=True)]
-    scale = min(1.0, whole / sum(units)) if sum(units) > 0 else 1.0
+    counted = timings["clocked"].repetitions
     return LatencyTable(
-        units=tuple(scale * seconds for seconds in units), whole=whole, device=describe_device(device)
+        units=_shares_of(timings["whole"], units[-counted:], between[-counted:]),
+        whole=timings["whole"].median,
+        device=describe_device(device),
     )
+
+
+def _shares_of(
+    whole: Timing, units: Sequence[Sequence[float]], between: Sequence[Sequence[float]]
+) -> tuple[float, ...]:
+    """Return how much of the whole's median each unit takes, from undisturbed times of all pieces."""
+    quick = [_quickest(seconds) for seconds in zip(*units, strict=True)]
+    alone = _quickest(whole.seconds)
+    if len({len(gaps) for gaps in between}) == 1:
+        alone = min(alone, sum(quick) + sum(_quickest(gaps) for gaps in zip(*between, strict=True)))
+    share = whole.median / alone if alone > 0 else 1.0
+    scale = min(share, whole.median / sum(quick)) if sum(quick) > 0 else share
+    return tuple(scale * seconds for seconds in quick)
 
 
 def _quickest(seconds: Sequence[float]) -> float:
@@ -262,8 +277,13 @@ def _elapsed(marks: list[tuple[int, Any, Any]], device: torch.device, length: in
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     for unit, start, stop in marks:
-        seconds[unit] += start.elapsed_time(stop) / 1000 if device.type == "cuda" else stop - start
+        seconds[unit] += _seconds(start, stop, device)
     return seconds
+
+
+def _seconds(start: Any, stop: Any, device: torch.device) -> float:
+    """Return the seconds between two marks that the device has passed."""
+    return float(start.elapsed_time(stop)) / 1000 if device.type == "cuda" else float(stop - start)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ Large Deep Models", https://arxiv.org/abs/2410.14720.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -141,9 +142,6 @@ def choose(request: Request, settings: SGLPSettings) -> Plan:
     return _plan(request, settings, removed, {**facts, "segmentation_losses": list(segmentation.losses)})
 
 
-# How many segments, and where they are cut.
-
-
 def _divisions(
     evidence: Evidence, segmentation: Segmentation, settings: SGLPSettings
 ) -> list[tuple[Division, ...]]:
@@ -169,15 +167,13 @@ def _is_measured(settings: SGLPSettings) -> bool:
 
 
 def _first_possible(
-    divisions: Iterable[tuple[Division, ...]], attempt: Callable[[tuple[Division, ...]], Choice]
+    divisions: Sequence[tuple[Division, ...]], attempt: Callable[[tuple[Division, ...]], Choice]
 ) -> Choice:
-    refusal = BudgetError("asked for a plan: no division into segments was tried.")
-    for together in divisions:
-        try:
+    *before, last = divisions
+    for together in before:
+        with suppress(BudgetError):
             return attempt(together)
-        except BudgetError as error:
-            refusal = error
-    raise refusal
+    return attempt(last)
 
 
 # The default: runs of units under the budget, with the true loss as the judge.

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from shoal.errors import BudgetError, ConfigError
 from shoal.planners.runs import cheapest_removal
+from shoal.planners.swaps import meets
 from shoal.tables import ImportanceTable
 from shoal.units import Segment
 
@@ -55,13 +56,20 @@ def cheapest_removals(
     proposals: dict[tuple[int, ...], Division] = {}
     refusal: BudgetError | None = None
     for table in tables:
-        for division in divisions:
+        # The cheapest of all is also the cheapest under every division that it respects.
+        free: tuple[int, ...] | None = None
+        for division in (None, *divisions):
+            cuts, found = division or (), free
             try:
-                found = cheapest_removal(table, savings, need, length=length, segments=division)
+                if found is None or not meets(savings, need, cuts)(found):
+                    found = cheapest_removal(table, savings, need, length=length, segments=cuts).removed
             except BudgetError as error:
-                refusal = refusal or error
+                refusal = refusal or (error if division else None)
                 continue
-            proposals[found.removed] = max(proposals.get(found.removed, ()), division, key=len)
+            if division is None:
+                free = found
+            else:
+                proposals[found] = max(proposals.get(found, ()), division, key=len)
     if refusal is not None and not proposals:
         raise refusal
     return proposals

@@ -219,7 +219,7 @@ def test_no_batches_are_refused(net, chain):
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_samples_are_refused(net, chain, count):
     batch = torch.randn(count, 4), torch.zeros(count, dtype=torch.long)
-    match = f"minibatch of {count} samples: it needs 4 or more" if count else "no minibatch was added"
+    match = f"minibatch of {count} samples: it needs 4 or more" if count else "no (mini)?batch was added"
     with pytest.raises(DataError, match=match):
         collect_evidence(net, chain, [batch])
 

@@ -105,6 +105,32 @@ def test_units_are_timed_in_place_and_fit_into_the_whole():
     assert not any(module._forward_hooks for module in net.modules())
 
 
+class Disturbed(nn.Module):
+    """Every call is interrupted for long, each time at another place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.units = nn.ModuleList([Nap(0.001) for _ in range(3)])
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, unit in enumerate(self.units):
+            x = unit(x)
+            if number == self.calls % 3:
+                time.sleep(0.008)
+        self.calls += 1
+        return x
+
+
+def test_what_interrupts_every_call_is_shared_among_the_units():
+    often = LatencySettings(warmup=0, min_repetitions=12, max_repetitions=12)
+    table = unit_latency(
+        Disturbed(), chain_of(Disturbed(), *((f"units.{i}",) for i in range(3))), torch.ones(1), often
+    )
+    assert table.whole > 0.010
+    assert sum(table.units) > 0.8 * table.whole
+
+
 def test_a_unit_that_is_called_twice_takes_both_calls():
     nap = Nap(0.002)
     net = nn.Sequential(nap, nap)

@@ -1,3 +1,6 @@
+from time import perf_counter
+
+import numpy as np
 import pytest
 
 from shoal.errors import BudgetError, ConfigError
@@ -39,3 +42,35 @@ def test_a_need_that_none_can_meet_is_refused():
 def test_nothing_to_propose_by_is_refused(tables, divisions):
     with pytest.raises(ConfigError, match=f"{len(tables)} tables under {len(divisions)} divisions"):
         cheapest_removals(tables, divisions, [1] * 4, 1, length=4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_each_proposal_costs_as_little_as_planning_under_its_division_alone(seed):
+    rng = np.random.default_rng(seed)
+    table = ImportanceTable.additive(rng.normal(1, 1, 8).tolist(), range(8))
+    savings, divisions = rng.integers(1, 4, 8).tolist(), []
+    for k in range(1, 5):
+        starts = [0, *sorted(rng.choice(np.arange(1, 8), k - 1, replace=False).tolist())]
+        divisions.append(tuple(map(Segment, starts, (*starts[1:], 8))))
+    found = cheapest_removals([table], divisions, savings, 6, length=8)
+    for division in divisions:
+        alone = cheapest_removal(table, savings, 6, length=8, segments=division)
+        costs = [
+            sum(table[run] for run in Segment.runs(removed))
+            for removed in found
+            if all(set(segment) - set(removed) for segment in division)
+        ]
+        assert min(costs) == pytest.approx(alone.cost)
+
+
+def test_six_divisions_of_two_hundred_units_take_less_than_a_second():
+    rng = np.random.default_rng(0)
+    table = ImportanceTable.additive(rng.random(200).tolist(), range(200), longest=2).extended(range(200))
+    divisions = [
+        tuple(map(Segment, starts, (*starts[1:], 200)))
+        for starts in ([200 * at // k for at in range(k)] for k in range(1, 7))
+    ]
+    begin = perf_counter()
+    found = cheapest_removals([table], divisions, [1.0] * 200, 100, length=200)
+    assert perf_counter() - begin < 1
+    assert max(map(len, found)) == 100
