@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from shoal.architectures.references import LoadedModel, load_model
+from shoal.architectures.references import load_model
 from shoal.cli.compress import report, sourced
-from shoal.cli.console import note
+from shoal.cli.console import note, show_text
 from shoal.data import load_data
 from shoal.errors import ConfigError
 from shoal.pipeline import compress
@@ -86,13 +86,9 @@ def run_language_demo(folder: Path, *, overwrite: bool = False, seed: int = 0, a
         extra={"seeds": {"seed": seed}, "data": {"evaluation": test.description}},
     )
     report(result, verification, as_json=as_json)
-    _show_sentences(loaded, folder, tokenizer)
-
-
-def _show_sentences(loaded: LoadedModel, folder: Path, tokenizer: Any) -> None:
-    small = load_model(str(folder)).model
-    note(f"before: {write_sentence(loaded.model, tokenizer)}")
-    note(f"after:  {write_sentence(small, tokenizer)}")
+    show = note if as_json else show_text
+    show(f"before: {write_sentence(loaded.model, tokenizer)}")
+    show(f"after:  {write_sentence(load_model(str(folder)).model, tokenizer)}")
     note(f'load it with AutoModelForCausalLM.from_pretrained("{folder}")')
 
 

@@ -30,6 +30,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(width_in, width, 1, stride=stride) if changes else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of the shortcut and what the convolutions add, rectified."""
         residual = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return torch.relu(residual + self.shortcut(x))
 

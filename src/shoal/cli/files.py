@@ -50,14 +50,13 @@ def check_file_target(path: Path | None, *, overwrite: bool) -> None:
 @contextmanager
 def kept(path: Path, *, resume: bool) -> Iterator[Journal]:
     """Yield a journal whose file is gone when the `with` ends well, and kept if it holds something else."""
-    journal = Journal(path, resume=resume)
+    journal, done = Journal(path, resume=resume), False
     try:
         yield journal
-    except BaseException:
-        if not len(journal):
+        done = True
+    finally:
+        if done or not len(journal):
             path.unlink(missing_ok=True)
-        raise
-    path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
