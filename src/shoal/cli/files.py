@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from shoal.cli.console import note
 from shoal.errors import ConfigError
 from shoal.journal import Journal
 
@@ -57,6 +58,8 @@ def kept(path: Path, *, resume: bool) -> Iterator[Journal]:
     finally:
         if done or not len(journal):
             path.unlink(missing_ok=True)
+        else:
+            note(f"what was measured is kept in {path}; --resume goes on with it")
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -18,7 +19,7 @@ from shoal.importance import EvidenceSettings, GraftSettings, SkipLosses, collec
 from shoal.journal import Journal, fingerprint
 from shoal.measurement import Loss, unit_latency
 from shoal.plan import Plan
-from shoal.planners import savings_for
+from shoal.planners import Requirement
 from shoal.result import Evidence
 from shoal.tables import LatencyTable
 from shoal.units import Chain
@@ -122,14 +123,22 @@ class Request:
         """The measured latency of every unit on the model's device."""
         return unit_latency(self.model, self.chain, self.example)
 
-    def savings(self) -> tuple[tuple[float, ...], float]:
+    def savings(self, *, keep: int = 0) -> tuple[tuple[float, ...], float]:
         """Return what each unit saves of the budget's quantity, `(L,)`, and how much must be saved.
 
+        Args:
+            keep: How many units have to stay in any case.
+
         Raises:
-            BudgetError: If no removal meets the budget.
+            BudgetError: If no removal meets the budget; names the nearest that can be had.
         """
         table = self.latency if self.budget.quantity == "latency" else None
-        return savings_for(self.chain, self.budget, table)
+        requirement = Requirement.of(self.chain, self.budget, table)
+        free = sorted(requirement.savings[index] for index in self.chain.removable)
+        kept = max(0, keep - (len(self.chain) - len(free)))
+        circumstance = f"with {keep} of {len(self.chain)} units kept" if kept else None
+        requirement.check(math.fsum(free[kept:]), *([circumstance] if circumstance else []))
+        return requirement.savings, requirement.need
 
     def plan(
         self,

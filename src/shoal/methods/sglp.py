@@ -129,7 +129,8 @@ def choose(request: Request, settings: SGLPSettings) -> Plan:
         ConfigError: If the settings do not fit each other or the chain.
         DataError: If the batches do not allow the scores that the settings ask for.
     """
-    savings, need = request.savings()
+    # There is one segment at least, and one unit of it stays.
+    savings, need = request.savings(keep=1)
     if need <= 0:
         return _plan(request, settings, (), {"segments": []})
     scored = settings.candidates or settings.importance not in ("graft", "skip_loss")

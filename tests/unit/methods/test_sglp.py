@@ -283,3 +283,10 @@ def test_a_unit_without_which_the_loss_is_no_number_stays():
     assert [index for index in chain.removable if np.isinf(request.losses.units()[index])] == [vital]
     plan = choose(request, SGLPSettings())
     assert plan.removed == tuple(index for index in chain.removable if index != vital)
+
+
+def test_a_budget_that_leaves_no_unit_is_refused_in_the_users_words_before_anything_is_measured(ask_llama):
+    request = ask_llama("units=0.1")
+    with pytest.raises(BudgetError, match=r"asked for units=0.1: with 1 of 5 units kept units=0.2 remain"):
+        choose(request, SGLPSettings())
+    assert request.evidence is None

@@ -97,7 +97,7 @@ def test_a_budget_beyond_all_units_is_refused(ask, clock):
 def test_a_budget_that_is_not_met_when_measured_is_refused_with_the_nearest(ask, clock):
     clock.saved = 0.3
     with pytest.raises(
-        BudgetError, match="asked for latency=0.6: .* the least that can be asked for is latency=0.73"
+        BudgetError, match="asked for latency=0.6: .* the least that can be asked for is latency=0.76"
     ):
         choose_on_time(ask("latency=0.6"), get("sglp"), QUICK)
 
