@@ -11,7 +11,6 @@ choose on, 2,048 others to judge. Losses are cross-entropy, in nats (a token, fo
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from random import Random
@@ -77,15 +76,14 @@ class Choices:
         return ways
 
     def judged(self, way: Callable[[int], Removed], count: int, judge: SkipLosses) -> dict[str, Any]:
-        """What a way of choosing removes, what is lost on both parts, and what the choice took."""
-        start, before = time.perf_counter(), self.losses.measured
+        """What a way removes, what is lost on both parts, and how many losses were measured for it."""
+        before = self.losses.measured
         removed = way(count)
-        taken = {"seconds": round(time.perf_counter() - start, 1), "measured": self.losses.measured - before}
         return {
             "removed": list(removed),
+            "measured": self.losses.measured - before,
             "loss_chosen_on": self.losses(removed),
             "loss": judge(removed),
-            **taken,
         }
 
     def by_score(self, name: str, count: int) -> Removed:
