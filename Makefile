@@ -9,7 +9,7 @@ MADE_FROM = pyproject.toml constraints.txt
 .PHONY: help demo demo-language test test-vision check clean
 
 help:
-	@echo "make demo           compress a small trained network end to end (about two minutes)"
+	@echo "make demo           compress a small trained network end to end (about a minute, after the installation)"
 	@echo "make demo-language  the same for a language model of 135 million parameters"
 	@echo "make test           all tests, in environments of their own"
 	@echo "make check          format, lint, types, import rules, spelling"

@@ -20,7 +20,7 @@ from shoal.methods import Request, get, settings_for
 from shoal.methods.timing import choose_on_time
 from shoal.plan import Plan
 from shoal.result import CompressionResult, Evidence
-from shoal.surgery import apply, save_verified
+from shoal.surgery import apply, check_target, save_verified
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 
@@ -154,6 +154,8 @@ def compress(
         ShoalError: As `make_plan`, `apply`, `heal`, `save` and `verify` do; nothing half-written is
             left behind.
     """
+    if output is not None:
+        check_target(output.folder, overwrite=output.overwrite)
     request = _request(model, batches, budget, example, loss, evidence, journal)
     plan = _choose(request, method, preset, settings)
     small = apply(model, plan)
@@ -228,9 +230,13 @@ def _request(
 def _choose(request: Request, method: str, preset: str | None, settings: Any) -> Plan:
     chosen = get(method)
     wanted = settings_for(chosen, settings, preset)
-    if request.budget.quantity == "latency":
-        return choose_on_time(request, chosen, wanted)
-    return chosen.choose(request, wanted)
+    if request.budget.quantity != "latency":
+        return chosen.choose(request, wanted)
+    measured = request.latency
+    plan = choose_on_time(request, chosen, wanted)
+    if request.evidence is not None:
+        request.evidence = replace(request.evidence, latency=measured)
+    return plan
 
 
 def _example(model: nn.Module, batches: Iterable[Batch], example: Inputs | None) -> Inputs:

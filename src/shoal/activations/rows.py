@@ -39,7 +39,9 @@ class Rows:
         dominate the comparison.
         """
         flat = self.real.flatten().nonzero().squeeze(1)
-        usable = (flat % self.real.shape[1] != 0).nonzero().squeeze(1)
+        # Padding may stand on the left.
+        first = self.real.int().argmax(dim=1)
+        usable = (flat % self.real.shape[1] != first[flat // self.real.shape[1]]).nonzero().squeeze(1)
         order = torch.randperm(len(usable), generator=generator)[:count].to(usable.device)
         return usable[order].sort().values
 

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from shoal.architectures.hidden import describe, hidden_input, hidden_output
+from shoal.architectures.trials import FAILURES
 from shoal.calling import Inputs, call, evaluating
 
 __all__ = ["Call", "matrices", "trace"]
@@ -123,6 +124,9 @@ class _Recorder:
             self.silent = True
             try:
                 seen.carries = _carries(module, *copies)
+            except FAILURES:
+                # It cannot live without its weights, so nothing leads around them.
+                seen.carries = False
             finally:
                 self.silent = False
 

@@ -146,6 +146,14 @@ def sourced(result: CompressionResult, data: Data) -> CompressionResult:
 def _check(options: Options) -> None:
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
+    later = {
+        "--resume": options.resume,
+        "--heal-epochs": options.heal_epochs,
+        "--eval-data": options.eval_data,
+    }
+    unused = [name for name, value in later.items() if value not in (None, False)]
+    if unused and options.dry_run:
+        raise ConfigError(f"asked for {', '.join(unused)} with --dry-run: it only chooses. Leave one out.")
     if options.output is not None and not options.dry_run:
         from shoal.surgery import check_target
 

@@ -80,7 +80,7 @@ def run(options: Options) -> None:
     from shoal.training import heal
 
     loaded = open_model(options)
-    plan, source, original = _history(loaded)
+    plan, source, original, evidence = _history(loaded)
     teacher = None if options.teacher is None else open_model(options, options.teacher).model
     data = open_data(options, loaded)
     judged = None if options.eval_data is None else open_more_data(options.eval_data, options, loaded)
@@ -110,7 +110,11 @@ def run(options: Options) -> None:
         before=original or before,
         after=after,
         tokenizer_from=loaded.folder or loaded.load_tokenizer(),
-        extra={"healed_on": data.description, "seeds": {"heal": settings.seed, "data": options.seed}},
+        extra={
+            "evidence": evidence,
+            "healed_on": data.description,
+            "seeds": {"heal": settings.seed, "data": options.seed},
+        },
     )
     checkpoint.unlink(missing_ok=True)
     if options.json:
@@ -137,15 +141,15 @@ def _settings(options: Options) -> HealSettings:
     return settings
 
 
-def _history(loaded: LoadedModel) -> tuple[Plan | None, Any, Any]:
-    """The plan, the source and the original's measurement that a folder of shoal's remembers."""
+def _history(loaded: LoadedModel) -> tuple[Plan | None, Any, Any, Any]:
+    """The plan, source, measurement of the original and evidence that a folder of shoal's remembers."""
     from shoal.plan import Plan
     from shoal.result import Measurement
 
     record = None if loaded.folder is None else loaded.folder / "shoal.json"
     if record is None or not record.is_file():
-        return None, loaded.source, None
+        return None, loaded.source, None, None
     fields = read_json(record, "record")
     plan = Plan.from_json(json.dumps(fields["plan"])) if fields.get("plan") else None
     before = Measurement(**fields["before"]) if fields.get("before") else None
-    return plan, fields.get("source") or loaded.source, before
+    return plan, fields.get("source") or loaded.source, before, fields.get("evidence")

@@ -119,10 +119,14 @@ class _Pass:
             if boundaries.overwritten() and not boundaries.copies:
                 boundaries.copies = True
                 boundaries.clear()
+                # The first call's graph is gone before the second one's is made.
+                del outputs
                 outputs = call(self.model, inputs)
             if not torch.is_grad_enabled():
                 return None
-            if self.loss is None and isinstance(logits := logits_of(outputs), Tensor) and logits.dim() > 1:
+            chosen = not (isinstance(labels, Tensor) and labels.is_floating_point())
+            logits = logits_of(outputs) if self.loss is None and chosen else None
+            if logits is not None and logits.dim() > 1:
                 self.classes = logits.shape[1] if logits.dim() != 3 else logits.shape[2]
             return sample_losses(outputs, inputs, labels, loss=self.loss, causal=self.causal)
 
@@ -155,7 +159,7 @@ class _Pass:
         if not self.scores.samples:
             return data | {"loss": None, "memorised": None}
         mean = self.scores.mean_loss
-        memorised = self.classes > 1 and mean < _MEMORISED * log(self.classes)
+        memorised = mean < _MEMORISED * log(self.classes) if self.classes > 1 else None
         if memorised:
             warnings.warn(
                 f"the mean loss on the calibration data is {mean:.4f}, where a guess among {self.classes} "

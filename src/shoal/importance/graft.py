@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from shoal.calling import Batch, call, check_batches, device_of, split_batch, to_device
-from shoal.errors import DataError
+from shoal.errors import ConfigError, DataError
 from shoal.measurement import Loss, is_causal, sample_losses
 from shoal.progress import track
 from shoal.units import Chain
@@ -37,6 +37,10 @@ class GraftSettings:
     batches: int = 2
     legacy_leak: bool = False
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ConfigError(f"asked for graft scores on batches={self.batches}: 1 or more works.")
 
 
 class GraftHost:

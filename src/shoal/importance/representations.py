@@ -81,7 +81,7 @@ class RepresentationSums:
         step, count = self.settings.minibatch, len(states[0])
         for start in range(0, count, step):
             size = min(step, count - start)
-            if size < FEWEST[self.settings.estimator] and (start or self._compared):
+            if size < FEWEST[self.settings.estimator]:
                 continue
             self._similarity.update([state[start : start + size] for state in states])
             self._compared += size
@@ -121,6 +121,12 @@ class RepresentationSums:
         """
         if not self._samples:
             raise DataError("asked for evidence: no batch was added.")
+        if not self._compared:
+            estimator = self.settings.estimator
+            raise DataError(
+                f"asked for {estimator} CKA: it needs {FEWEST[estimator]} or more {self._unit} in a batch, "
+                f"and no batch of the {self._samples} samples has so many. Use larger batches."
+            )
         starts, stops = self._places
         length = len(starts)
         with np.errstate(invalid="ignore", divide="ignore"):

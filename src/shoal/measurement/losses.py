@@ -204,14 +204,14 @@ def _squared_errors(outputs: Tensor, labels: Tensor) -> Tensor:
 
 def _given_losses(losses: Any, samples: int) -> Tensor:
     if isinstance(losses, Tensor) and losses.numel() == 1:
-        return losses.reshape(1).expand(samples)
+        return _full_precision(losses).reshape(1).expand(samples)
     if not isinstance(losses, Tensor) or losses.shape != (samples,):
         found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
         raise DataError(
             f"asked to use the given loss on {samples} samples: it returned {found}. A tensor with "
             "one value, the mean, or one value a sample works."
         )
-    return losses
+    return _full_precision(losses)
 
 
 def _check_range(labels: Tensor, classes: int, what: str, *, ignored: bool = True) -> None:

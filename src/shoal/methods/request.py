@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from typing import Any
 
 import torch
@@ -55,12 +56,16 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Hash of weights and data, which the journal's keys begin with."""
+        """Hash of weights, data and loss, which the journal's keys begin with.
+
+        Batches in another order are other data: a loader that shuffles cannot be gone on with.
+        """
         if self.journal.path is None:
             return ""
         weights = (_content(value) for value in self.model.state_dict().values())
         data = (_content(leaf) for batch in self.batches for leaf in tree_leaves(_plain(batch)))
-        return fingerprint(*weights, *data)
+        loss = "" if self.loss is None else getattr(self.loss, "__qualname__", type(self.loss).__qualname__)
+        return fingerprint(loss, *weights, *data)
 
     def collect(self, settings: EvidenceSettings | None = None) -> Evidence:
         """Return the evidence: what was collected before with such settings, or one pass over the
@@ -168,4 +173,5 @@ def _content(value: Any) -> Any:
     if not isinstance(value, Tensor):
         return value
     flat = value.detach().cpu().contiguous().reshape(-1)
-    return str((value.dtype, tuple(value.shape))).encode() + flat.view(torch.uint8).numpy().tobytes()
+    # A digest, so that weights and data are never held a second time.
+    return str((value.dtype, tuple(value.shape))), sha256(flat.view(torch.uint8).numpy()).hexdigest()

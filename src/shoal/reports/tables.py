@@ -119,7 +119,7 @@ def data_line(data: Mapping[str, Any]) -> str:
     if data.get("rows") not in (None, "samples"):
         parts.append(f"{data['compared']:,} {data['rows']} compared")
     if data.get("loss") is None:
-        return f"scored on {', '.join(parts)}; without labels, so without scores by loss"
+        return f"scored on {', '.join(parts)}; no scores by gradients of the loss were taken"
     memory = "; its loss looks MEMORISED: use held-out data" if data.get("memorised") else ""
     return f"scored on {', '.join(parts)}, mean loss {data['loss']:.4g}{memory}"
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from shoal.errors import DataError, ShoalWarning
+from shoal.errors import ConfigError, DataError, ShoalWarning
 from shoal.similarity.cka import FEWEST, Estimator, centred_grams
 
 __all__ = ["SimilaritySettings", "SimilaritySums"]
@@ -40,6 +40,14 @@ class SimilaritySettings:
     minibatch: int = 64
     tokens: int = 256
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = FEWEST.get(self.estimator, 2)
+        for name in ("minibatch", "tokens"):
+            if (found := getattr(self, name)) < least:
+                raise ConfigError(
+                    f"asked for {self.estimator} CKA with {name}={found}: {least} or more works."
+                )
 
 
 class SimilaritySums:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def difference(found: tuple[Tensor, ...], expected: tuple[Tensor, ...]) -> float
             continue
         gap = (ours.double() - theirs.double()).abs().max().item()
         scale = theirs.double().abs().max().item()
-        worst = max(worst, gap / scale if scale > 0 else float("inf")) if gap == gap else float("inf")
+        worst = max(worst, gap / scale) if isfinite(gap) and scale > 0 else float("inf")
     return worst
 
 

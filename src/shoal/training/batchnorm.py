@@ -21,7 +21,8 @@ def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: in
     """Replace the running statistics of all batch norms by those of the data, and return the batches used.
 
     Mean and variance become the plain averages over the batches, each batch weighing the same. Only
-    batch norms run in training mode; everything else of the model stays as it was found.
+    batch norms run in training mode; everything else of the model stays as it was found, and so do
+    batch norms that no batch reaches.
 
     Args:
         model: The network; only the running statistics change.
@@ -45,6 +46,10 @@ def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: in
     try:
         used = _estimate_(model, norms, batches, most_batches)
         _check_finite(norms)
+        for norm, buffers in zip(norms, before, strict=True):
+            # Nothing came by: a part that only runs in training.
+            if not norm.num_batches_tracked:
+                norm.load_state_dict(buffers, strict=False)
     except BaseException:
         for norm, buffers in zip(norms, before, strict=True):
             norm.load_state_dict(buffers, strict=False)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import torch
 from torch import nn
 from torch.optim import SGD, AdamW, Optimizer
 
@@ -75,13 +76,18 @@ def make_optimizer(model: nn.Module, settings: FitSettings) -> Optimizer:
     """Return the optimiser of the model's parameters that require gradients.
 
     Raises:
-        ConfigError: If none does.
+        ConfigError: If none does, or one is in float16.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         raise ConfigError(
             f"asked to train {type(model).__name__}: none of its parameters requires gradients. Call "
             "model.requires_grad_() on what is to be trained."
+        )
+    if any(parameter.dtype == torch.float16 for parameter in trained):
+        raise ConfigError(
+            f"asked to train {type(model).__name__} with weights in float16: steps and squared gradients "
+            "are lost in it. Load it in float32 or bfloat16; mixed_precision='fp16' works on a GPU."
         )
     groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},

@@ -115,3 +115,10 @@ def test_a_folder_that_fails_verification_exits_with_1_and_leaves_no_folder(shoa
     assert (outcome.code, outcome.out) == (1, "")
     assert "the outputs differ" in outcome.err
     assert not (place / "small").exists()
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--heal-epochs 1", "--eval-data net.py:data"])
+def test_a_dry_run_refuses_what_it_would_ignore(shoal, files, flag):
+    outcome = shoal(f"{TYPED} --dry-run {flag}")
+    assert outcome.code == 2
+    assert f"asked for {flag.split()[0]} with --dry-run" in outcome.err

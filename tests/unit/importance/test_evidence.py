@@ -219,7 +219,11 @@ def test_no_batches_are_refused(net, chain):
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_too_few_samples_are_refused(net, chain, count):
     batch = torch.randn(count, 4), torch.zeros(count, dtype=torch.long)
-    match = f"minibatch of {count} samples: it needs 4 or more" if count else "no (mini)?batch was added"
+    match = (
+        f"it needs 4 or more samples in a batch, and no batch of the {count}"
+        if count
+        else "no batch was added"
+    )
     with pytest.raises(DataError, match=match):
         collect_evidence(net, chain, [batch])
 

@@ -87,7 +87,7 @@ def test_segments_are_told_for_a_few_numbers_of_them(length, rows):
 def test_memorised_data_is_named_as_such():
     data = {"source": "x.npz", "samples": 8, "batches": 2, "loss": 0.001, "memorised": True}
     assert "MEMORISED" in data_line(data)
-    assert "without labels" in data_line({"batches": 2, "loss": None, "memorised": None})
+    assert "no scores by gradients" in data_line({"batches": 2, "loss": None, "memorised": None})
 
 
 def test_tokens_that_were_compared_are_told():

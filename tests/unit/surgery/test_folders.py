@@ -13,11 +13,16 @@ def test_a_folder_appears_when_the_work_is_done(tmp_path):
     assert (tmp_path / "a" / "out" / "file").read_text() == "x"
 
 
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_work_that_stops_leaves_nothing(tmp_path, error):
-    with pytest.raises(error), written_whole(tmp_path / "out", overwrite=False) as partial:
+def write_half(folder, error):
+    with written_whole(folder, overwrite=False) as partial:
         (partial / "file").write_text("x")
         raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_work_that_stops_leaves_nothing(tmp_path, error):
+    with pytest.raises(error):
+        write_half(tmp_path / "out", error)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -71,6 +71,7 @@ def test_answers_in_an_object_are_found():
         ([1.0, 2.2], [1.0, 2.0], 0.1),
         ([1.0], [1.0, 2.0], float("inf")),
         ([float("nan")], [1.0], float("inf")),
+        ([1.0], [float("inf")], float("inf")),
         ([1.0], [0.0], float("inf")),
         ([0.0], [0.0], 0.0),
         ([], [], 0.0),

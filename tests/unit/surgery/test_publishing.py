@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from networks import NETWORKS
 
+from networks import NETWORKS
 from shoal.errors import ConfigError, VerificationError
 from shoal.surgery import load, save_verified
 

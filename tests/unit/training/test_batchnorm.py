@@ -60,6 +60,15 @@ def test_only_the_statistics_change(net, training):
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_a_batch_norm_that_nothing_reaches_keeps_its_statistics():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
+    net[1].aside = nn.BatchNorm1d(2)
+    net[1].aside.running_mean.fill_(3.0)
+    recalibrate_(net, [torch.randn(4, 2)])
+    assert net[1].aside.running_mean.tolist() == [3.0, 3.0]
+    assert not torch.equal(net[0].running_mean, torch.zeros(2))
+
+
 def test_a_batch_with_one_value_a_channel_is_refused_and_changes_nothing():
     net = nn.Sequential(nn.BatchNorm1d(2))
     with pytest.raises(DataError, match=r"batch 1 \(from 0\): it has one value per channel"):
