@@ -77,3 +77,12 @@ def test_the_trained_efficientnet_lite_has_sixteen_blocks_and_nine_skips():
     chain = check(model, 224, 16, 9)
     assert {unit.kind for unit in chain} == {"MBConvBlock"}
     assert chain.groups.keys() == {"_blocks", *(f"_blocks#{stage}" for stage in range(2, 8))}
+
+
+def test_resnet50_of_depths_3_4_3_2_has_the_published_size():
+    depths = [3, 4, 3, 2]
+    model = torchvision.models.ResNet(torchvision.models.resnet.Bottleneck, depths)
+    chain = find_units(model, torch.zeros(1, 3, 224, 224))
+    assert len(chain) == sum(depths)
+    assert chain.params / 1e6 == pytest.approx(17.743, abs=1e-3)
+    assert chain.macs / 1e6 == pytest.approx(3215.7, abs=0.1)

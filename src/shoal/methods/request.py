@@ -174,4 +174,4 @@ def _content(value: Any) -> Any:
         return value
     flat = value.detach().cpu().contiguous().reshape(-1)
     # A digest, so that weights and data are never held a second time.
-    return str((value.dtype, tuple(value.shape))), sha256(flat.view(torch.uint8).numpy()).hexdigest()
+    return str((value.dtype, tuple(value.shape))), sha256(flat.view(torch.uint8).numpy().data).hexdigest()
