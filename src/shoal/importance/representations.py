@@ -66,7 +66,7 @@ class RepresentationSums:
         if rows is not None:
             self._unit = "tokens"
             drawn = rows.drawn(self.settings.tokens, self._generator)
-            if len(drawn) < FEWEST[self.settings.estimator] and self._compared:
+            if len(drawn) < FEWEST[self.settings.estimator]:
                 return
             drawn = rows.real.flatten().nonzero().squeeze(1)[drawn]
             states = [tensor.flatten(0, 1)[drawn].float() for tensor in boundaries]

@@ -130,11 +130,11 @@ def test_text_is_compared_by_real_tokens_and_angles_by_the_last_of_each(small_ll
             )
 
 
-def test_the_similarity_of_text_takes_real_tokens_of_one_scale_and_no_first_position(small_llama, text):
+def test_the_similarity_of_text_takes_real_tokens_of_one_scale_and_no_samples_first(small_llama, text):
     chain = find_units(small_llama)
     found = evidence(small_llama, chain, [text])
     counted = text["attention_mask"].bool()
-    counted[:, 0] = False
+    counted[torch.arange(len(counted)), counted.int().argmax(dim=1)] = False
     tokens = [state[counted] for state in states(small_llama, chain, text)]
     scaled = [token / token.square().mean(dim=1, keepdim=True).sqrt() for token in tokens]
     expected = [[unbiased_linear_cka(x, y).item() for y in scaled] for x in scaled]
@@ -182,12 +182,13 @@ def test_a_rest_too_small_for_a_minibatch_is_left_out_and_said(small_resnet, res
     assert again.data["compared"] == 16
 
 
-def test_a_short_text_after_longer_ones_is_left_out(small_llama, text):
+def test_a_text_too_short_to_compare_is_left_out(small_llama, text):
     chain = find_units(small_llama)
     short = {"input_ids": torch.tensor([[1, 2, 3]])}
-    assert evidence(small_llama, chain, [text, short]).data["compared"] == 17
-    with pytest.raises(DataError, match="minibatch of 2 samples"):
-        evidence(small_llama, chain, [short, text])
+    assert evidence(small_llama, chain, [text, short]).data["compared"] == 16
+    assert evidence(small_llama, chain, [short, text]).data["compared"] == 16
+    with pytest.raises(DataError, match="needs 4 or more tokens in a batch, and no batch of the 1 samples"):
+        evidence(small_llama, chain, [short])
 
 
 def test_without_a_batch_there_are_no_matrices():
