@@ -7,15 +7,18 @@ names it, `../shared/assets` is looked at otherwise.
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import re
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,6 +28,7 @@ from cifar_resnet import load_checkpoint, resnet56  # noqa: E402
 
 from shoal.architectures.references import LoadedModel, load_model  # noqa: E402
 
+CACHE = ROOT / "benchmarks" / "cache"
 MEAN = torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)
 STD = torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1)
 
@@ -40,6 +44,16 @@ def assets() -> Path:
 def trained_resnet56() -> nn.Module:
     """Return ResNet-56 trained on CIFAR-10."""
     return load_checkpoint(resnet56(), str(assets() / "cifar10-resnets" / "resnet56-4bfd9763.th"))
+
+
+def tuned_resnet56() -> nn.Module:
+    """Return ResNet-56 tuned on JPEG-compressed CIFAR-10 by `benchmarks/dense.py`."""
+    path = CACHE / "resnet56-jpeg.safetensors"
+    if not path.is_file():
+        raise SystemExit(f"{path} is not there: python benchmarks/dense.py makes it.")
+    model = resnet56()
+    model.load_state_dict(load_file(path))
+    return model.eval()
 
 
 def cifar(part: str, count: int) -> tuple[Tensor, Tensor]:
@@ -58,6 +72,29 @@ def cifar(part: str, count: int) -> tuple[Tensor, Tensor]:
     labels = torch.tensor([int(number) for number in re.findall(r"\d+", text[text.index("[") :])])
     start = 0 if part == "train" else 50_000
     return (images - MEAN) / STD, labels[start : start + count]
+
+
+def jpeg_cifar(part: str, count: int | None = None, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Return CIFAR-10 images that went through JPEG compression, normalised, in a random order.
+
+    Args:
+        part: `train` (50,000) or `test` (10,000).
+        count: How many of them; all where it is None.
+        seed: Of the order.
+    """
+    pixels, names = [], []
+    with tarfile.open(assets() / "cifar10" / f"cifar10_jpeg_{part}.tar.xz") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isfile() else None
+            if file is not None and member.name.lower().endswith((".jpg", ".jpeg")):
+                pixels.append(np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB")))
+                names.append(Path(member.name).parent.name)
+    folders = sorted(set(names))
+    # Class folders are named by number or by the class, whose alphabet is CIFAR-10's order.
+    labels = torch.tensor([folders.index(name) for name in names])
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))[:count]
+    images = torch.from_numpy(np.stack(pixels))[order].permute(0, 3, 1, 2).float() / 255
+    return (images - MEAN) / STD, labels[order]
 
 
 def batched(images: Tensor, labels: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:

@@ -1,6 +1,6 @@
 """The measured loss of a network without some of its units: what every score tries to guess.
 
-The units before the first one removed are not computed again for every set (prefix reuse).
+What the networks without two sets of units share is computed once for both (prefix reuse).
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from shoal.activations import recorded, replayed
-from shoal.architectures import bypassed
-from shoal.calling import Batch, call, check_batches, device_of, evaluating, split_batch, to_device
+from shoal.activations import Replay, sharing_order
+from shoal.calling import Batch, check_batches, device_of, evaluating, split_batch, to_device
 from shoal.errors import DataError
 from shoal.journal import Journal
 from shoal.measurement import Loss, is_causal, sample_losses
@@ -66,7 +65,7 @@ class SkipLosses:
             DataError: If there is nothing to compute a loss from.
         """
         wanted = [tuple(sorted(set(units))) for units in sets]
-        missing = sorted({units for units in wanted if self._name(units) not in self.journal})
+        missing = sharing_order(units for units in wanted if self._name(units) not in self.journal)
         # A crash loses one piece of the work at most.
         piece = len(missing) if self.journal.path is None else _PIECE
         for start in range(0, len(missing), piece or 1):
@@ -112,30 +111,23 @@ class SkipLosses:
 
     def _measure(self, sets: list[Removed], title: str) -> None:
         totals = dict.fromkeys(sets, 0.0)
-        weights = 0.0
-        count = length(self.batches)
-        steps = None if count is None else count * len(sets)
+        weights = 0
+        known = length(self.batches)
+        steps = None if known is None else known * len(sets)
         with task(title, steps) as advance, evaluating(self.model), torch.no_grad():
             for batch in self.batches:
                 inputs, labels = split_batch(to_device(batch, device_of(self.model)))
-                with recorded(self.model, self.chain) as returned:
-                    whole = self._losses(call(self.model, inputs), inputs, labels)
-                weights += len(whole)
+                replay, count = Replay(self.model, self.chain, inputs), 0
                 for removed in sets:
-                    losses = self._without(removed, inputs, labels, returned) if removed else whole
+                    losses = self._losses(replay(removed), inputs, labels)
                     totals[removed] += float(losses.sum())
+                    count = len(losses)
                     advance(1)
+                weights += count
         for removed, total in totals.items():
             mean = total / weights
             self.journal[self._name(removed)] = math.inf if math.isnan(mean) else mean
         self.measured += len(sets)
-
-    def _without(self, removed: Removed, inputs: object, labels: object, returned: list[object]) -> Tensor:
-        with (
-            replayed(self.model, self.chain, returned, removed[0]),
-            bypassed(self.model, self.chain, removed),
-        ):
-            return self._losses(call(self.model, inputs), inputs, labels)
 
     def _losses(self, outputs: object, inputs: object, labels: object) -> Tensor:
         losses = sample_losses(outputs, inputs, labels, loss=self.loss, causal=is_causal(self.model))
