@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import nn
 from shoal.architectures import find_units
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs, check_batches, first_sample, split_batch
-from shoal.errors import DataError, UnitError
+from shoal.errors import DataError, ShoalWarning, UnitError
 from shoal.importance import EvidenceSettings, collect_evidence
 from shoal.journal import Journal
 from shoal.measurement import Loss, evaluate_quality, measure_pair
@@ -112,9 +113,16 @@ def make_plan(
         DataError: If the batches cannot be used, or the evidence is of another model.
         UnitError: If none of the units may be removed.
     """
-    return _choose(
-        _request(model, batches, budget, example, loss, evidence, journal), method, preset, settings
-    )
+    request = _request(model, batches, budget, example, loss, evidence, journal)
+    plan = _choose(request, method, preset, settings)
+    if request.shallower is not None:
+        warnings.warn(
+            f"{method} changed weights while it chose, and a plan holds none: `compress` hands back the "
+            "network with them.",
+            ShoalWarning,
+            stacklevel=2,
+        )
+    return plan
 
 
 def compress(
@@ -157,10 +165,10 @@ def compress(
     if output is not None:
         check_target(output.folder, overwrite=output.overwrite)
     request = _request(model, batches, budget, example, loss, evidence, journal)
+    train = request.heal_batches = batches if heal_batches is None else heal_batches
     plan = _choose(request, method, preset, settings)
-    small = apply(model, plan)
+    small = apply(model, plan) if request.shallower is None else request.shallower
     if heal is not None:
-        train = batches if heal_batches is None else heal_batches
         small = heal_model(
             small,
             train,

@@ -28,6 +28,8 @@ class Method:
         settings: Its settings; the defaults are the best we know.
         presets: Other settings by name; `paper` is faithful to the publication.
         choose: From a request and settings to a plan.
+        draws: Whether it draws at random, so that another seed may choose otherwise.
+        control: Whether it is there for others to be compared with.
     """
 
     name: str
@@ -35,9 +37,11 @@ class Method:
     settings: type[Any]
     presets: dict[str, Any]
     choose: Callable[[Request, Any], Plan]
+    draws: bool = False
+    control: bool = False
 
 
-_FILES = {"sglp": "sglp"}
+_FILES = ("sglp",)
 
 
 def names() -> dict[str, str]:
@@ -61,7 +65,7 @@ def get(name: str) -> Method:
         raise ConfigError(
             f"asked for the method {name!r}: there are {', '.join(sorted(_FILES))}. The nearest is {near!r}."
         )
-    method: Method = import_module(f"shoal.methods.{_FILES[name]}").METHOD
+    method: Method = import_module(f"shoal.methods.{name}").METHOD
     return method
 
 

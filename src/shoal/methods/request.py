@@ -42,6 +42,10 @@ class Request:
         evidence: Evidence collected before, taken to be with default settings; collected when first
             needed.
         journal: Where dear numbers are kept.
+        heal_batches: Batches to train on, for methods that train while they choose; `batches` where
+            it is None.
+        shallower: What a method that trains while it chooses leaves: the network without what its
+            plan removes, with the weights that it has come to. None where the plan says all.
     """
 
     model: nn.Module
@@ -52,6 +56,8 @@ class Request:
     loss: Loss | None = None
     evidence: Evidence | None = None
     journal: Journal = field(default_factory=Journal)
+    heal_batches: Iterable[Batch] | None = None
+    shallower: nn.Module | None = None
     _collected: EvidenceSettings = field(default_factory=EvidenceSettings, init=False, repr=False)
 
     @cached_property
@@ -128,20 +134,26 @@ class Request:
         """The measured latency of every unit on the model's device."""
         return unit_latency(self.model, self.chain, self.example)
 
-    def savings(self, *, keep: int = 0) -> tuple[tuple[float, ...], float]:
+    def savings(
+        self, *, keep: int = 0, candidates: Sequence[int] | None = None
+    ) -> tuple[tuple[float, ...], float]:
         """Return what each unit saves of the budget's quantity, `(L,)`, and how much must be saved.
 
         Args:
             keep: How many units have to stay in any case.
+            candidates: The units that may go; all removable ones where it is None.
 
         Raises:
             BudgetError: If no removal meets the budget; names the nearest that can be had.
         """
         table = self.latency if self.budget.quantity == "latency" else None
         requirement = Requirement.of(self.chain, self.budget, table)
-        free = sorted(requirement.savings[index] for index in self.chain.removable)
+        allowed = self.chain.removable if candidates is None else candidates
+        free = sorted(requirement.savings[index] for index in allowed)
         kept = max(0, keep - (len(self.chain) - len(free)))
         circumstance = f"with {keep} of {len(self.chain)} units kept" if kept else None
+        if len(allowed) < len(self.chain.removable):
+            circumstance = f"with only {len(allowed)} of {len(self.chain)} units allowed to go"
         requirement.check(math.fsum(free[kept:]), *([circumstance] if circumstance else []))
         return requirement.savings, requirement.need
 
