@@ -53,6 +53,8 @@ class SkipLosses:
         self.batches = check_batches(batches)
         self.journal = journal if journal is not None else Journal()
         self.measured = 0
+        self.asked: set[Removed] = set()
+        """Every set of units asked for, measured now or known before."""
 
     def __call__(self, removed: Iterable[int] = ()) -> float:
         """Return the mean loss without these units; without any, the network's own."""
@@ -65,6 +67,7 @@ class SkipLosses:
             DataError: If there is nothing to compute a loss from.
         """
         wanted = [tuple(sorted(set(units))) for units in sets]
+        self.asked.update(wanted)
         missing = sharing_order(units for units in wanted if self._name(units) not in self.journal)
         # A crash loses one piece of the work at most.
         piece = len(missing) if self.journal.path is None else _PIECE
