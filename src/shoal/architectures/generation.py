@@ -5,23 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from shoal.architectures.huggingface import is_pretrained
 from shoal.architectures.pretrained import quiet
+from shoal.measurement import cannot_generate
 
 __all__ = ["cannot_generate", "compare_generation"]
-
-
-def cannot_generate(model: nn.Module) -> str:
-    """Return why generation cannot be compared for this network; empty where it can."""
-    if not is_pretrained(model) or not model.can_generate():
-        return f"{type(model).__name__} does not generate"
-    if getattr(model.config, "is_encoder_decoder", False):
-        return f"{type(model).__name__} is an encoder with a decoder"
-    if vars(model.config).get("is_decoder") is False:
-        return f"{type(model).__name__} is not used as a decoder (is_decoder=False)"
-    return ""
 
 
 def compare_generation(

@@ -2,8 +2,18 @@
 
 from shoal.data.batches import Batches, Data, TensorBatches
 from shoal.data.digits import read_digits
+from shoal.data.prompts import read_prompts
 from shoal.data.references import load_data
 from shoal.data.settings import DataSettings
 from shoal.data.topics import read_topics
 
-__all__ = ["Batches", "Data", "DataSettings", "TensorBatches", "load_data", "read_digits", "read_topics"]
+__all__ = [
+    "Batches",
+    "Data",
+    "DataSettings",
+    "TensorBatches",
+    "load_data",
+    "read_digits",
+    "read_prompts",
+    "read_topics",
+]

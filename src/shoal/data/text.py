@@ -9,7 +9,6 @@ Shapes: N = windows, T = tokens in a window.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from shoal.data.batches import Data, TensorBatches, check_enough, digest
+from shoal.data.lines import are_tokens, json_lines, read_text
 from shoal.data.settings import DataSettings
 from shoal.errors import ConfigError, DataError
 
@@ -127,7 +127,7 @@ def data_from_text(path: Path, settings: DataSettings, tokenizer: Tokenizer | No
         DataError: If it is no UTF-8, or has too few tokens.
         ConfigError: If there is no tokenizer, or a setting is for images.
     """
-    return text_data(tokenise([_read(path)], tokenizer, str(path)), str(path), settings)
+    return text_data(tokenise([read_text(path)], tokenizer, str(path)), str(path), settings)
 
 
 def data_from_jsonl(path: Path, settings: DataSettings, tokenizer: Tokenizer | None) -> Data:
@@ -148,31 +148,12 @@ def data_from_jsonl(path: Path, settings: DataSettings, tokenizer: Tokenizer | N
     return text_data([token for record in records for token in record], str(path), settings)
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"asked to use {path} as text: it is not UTF-8 ({error}). Convert it to UTF-8."
-        ) from error
-
-
 def _records(path: Path) -> Iterator[Any]:
-    for number, line in enumerate(_read(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"asked to use {path}: line {number} is not JSON ({error}).") from error
+    for number, record in json_lines(path):
         content = record.get("text", record.get("input_ids")) if isinstance(record, dict) else None
-        if not isinstance(content, str) and not _are_tokens(content):
+        if not isinstance(content, str) and not are_tokens(content):
             raise DataError(
                 f"asked to use {path}: line {number} has neither a text nor a list of token ids. "
                 'Lines that work: {"text": "Once upon a time"}, {"input_ids": [1, 403, 407]}.'
             )
         yield content
-
-
-def _are_tokens(content: Any) -> bool:
-    return isinstance(content, list) and all(type(token) is int and token >= 0 for token in content)

@@ -2,6 +2,15 @@
 
 from shoal.measurement.costs import measure, measure_pair
 from shoal.measurement.counting import MacCount, count_macs, count_params
+from shoal.measurement.generation import (
+    Prompts,
+    cannot_generate,
+    check_generation,
+    evaluate_generation,
+    generation_accuracy,
+    with_reference,
+)
+from shoal.measurement.intervals import wilson_interval
 from shoal.measurement.latency import (
     LatencySettings,
     Timing,
@@ -12,27 +21,44 @@ from shoal.measurement.latency import (
 )
 from shoal.measurement.losses import IGNORED, Loss, is_causal, logits_of, sample_losses, token_targets
 from shoal.measurement.memory import peak_memory
-from shoal.measurement.quality import evaluate_quality, wilson_interval
+from shoal.measurement.quality import (
+    SampleLosses,
+    evaluate_quality,
+    evaluate_samples,
+    paired_difference,
+)
+from shoal.measurement.tasks import check_tasks, evaluate_tasks
 
 __all__ = [
     "IGNORED",
     "LatencySettings",
     "Loss",
     "MacCount",
+    "Prompts",
+    "SampleLosses",
     "Timing",
+    "cannot_generate",
+    "check_generation",
+    "check_tasks",
     "count_macs",
     "count_params",
     "describe_device",
+    "evaluate_generation",
     "evaluate_quality",
+    "evaluate_samples",
+    "evaluate_tasks",
+    "generation_accuracy",
     "is_causal",
     "logits_of",
     "measure",
     "measure_latency",
     "measure_pair",
+    "paired_difference",
     "peak_memory",
     "sample_losses",
     "time_calls",
     "token_targets",
     "unit_latency",
     "wilson_interval",
+    "with_reference",
 ]

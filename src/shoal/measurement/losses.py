@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from shoal.calling import Inputs, sample_count
 from shoal.errors import DataError
 
-__all__ = ["IGNORED", "Loss", "is_causal", "logits_of", "sample_losses", "token_targets"]
+__all__ = ["IGNORED", "Loss", "given_losses", "is_causal", "logits_of", "sample_losses", "token_targets"]
 
 Loss = Callable[[Any, Any], Tensor]
 IGNORED = -100
@@ -80,7 +80,7 @@ def sample_losses(
         DataError: If labels and outputs do not fit, labels are out of range, or no token counts.
     """
     if loss is not None:
-        return _given_losses(loss(outputs, labels), sample_count(inputs))
+        return given_losses(loss(outputs, labels), sample_count(inputs))
     logits = logits_of(outputs)
     if logits is None:
         return None
@@ -97,6 +97,27 @@ def sample_losses(
     if labels.is_floating_point():
         return _squared_errors(logits, labels)
     return _class_losses(logits, labels)
+
+
+def given_losses(losses: Any, samples: int) -> Tensor:
+    """Return what a loss of the user's returned as one value a sample, `(N,)`; a mean is repeated.
+
+    Raises:
+        DataError: If it is neither one value nor one a sample.
+
+    Example:
+        >>> given_losses(torch.tensor(0.5), samples=2)
+        tensor([0.5000, 0.5000])
+    """
+    if isinstance(losses, Tensor) and losses.numel() == 1:
+        return _full_precision(losses).reshape(1).expand(samples)
+    if not isinstance(losses, Tensor) or losses.shape != (samples,):
+        found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
+        raise DataError(
+            f"asked to use the given loss on {samples} samples: it returned {found}. A tensor with "
+            "one value, the mean, or one value a sample works."
+        )
+    return _full_precision(losses)
 
 
 def token_targets(
@@ -200,18 +221,6 @@ def _squared_errors(outputs: Tensor, labels: Tensor) -> Tensor:
         )
     errors = _full_precision(outputs) - _full_precision(labels)
     return errors.square().reshape(len(outputs), -1).mean(dim=1)
-
-
-def _given_losses(losses: Any, samples: int) -> Tensor:
-    if isinstance(losses, Tensor) and losses.numel() == 1:
-        return _full_precision(losses).reshape(1).expand(samples)
-    if not isinstance(losses, Tensor) or losses.shape != (samples,):
-        found = f"shape {tuple(losses.shape)}" if isinstance(losses, Tensor) else type(losses).__name__
-        raise DataError(
-            f"asked to use the given loss on {samples} samples: it returned {found}. A tensor with "
-            "one value, the mean, or one value a sample works."
-        )
-    return _full_precision(losses)
 
 
 def _check_range(labels: Tensor, classes: int, what: str, *, ignored: bool = True) -> None:

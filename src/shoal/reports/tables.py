@@ -77,10 +77,11 @@ def units_table(chain: Chain) -> Table:
     )
 
 
-def evidence_table(evidence: Evidence) -> Table:
-    """Return what one pass says of every unit; higher scores mean keep."""
-    scores = dict(evidence.importance)
-    names = ("unit", "name", "CKA in–out", *scores)
+def evidence_table(evidence: Evidence, names: Iterable[str] | None = None) -> Table:
+    """Return what one pass says of every unit, by these scores or all; higher scores mean keep."""
+    scores = {name: evidence.importance[name] for name in names or evidence.importance}
+    # Headings of several words break where a terminal is narrow.
+    headings = ("unit", "name", "CKA in–out", *(name.replace("_", " ") for name in scores))
     rows = tuple(
         (
             str(unit.index),
@@ -92,7 +93,7 @@ def evidence_table(evidence: Evidence) -> Table:
     )
     return Table(
         title=f"Evidence on {len(evidence.chain)} units (scores: higher = keep)",
-        columns=_columns(names, (0, *range(2, len(names)))),
+        columns=_columns(headings, (0, *range(2, len(headings)))),
         rows=rows,
         notes=(data_line(evidence.data),),
     )
@@ -216,11 +217,11 @@ def measurements_table(measurements: Mapping[str, Measurement], *, samples: int 
 
 
 def quality_table(quality: Mapping[str, float], *, title: str) -> Table:
-    """Return how well a network does."""
+    """Return how well a network does, each figure with its 95 % interval or its standard error."""
     rows = tuple(
         (name, _figure(name, value) + _interval(name, quality))
         for name, value in quality.items()
-        if not name.endswith(("_low", "_high"))
+        if not _is_bound(name)
     )
     return Table(title=title, columns=_columns(("", "value"), (1,)), rows=rows)
 
@@ -244,24 +245,39 @@ def _latency(each: Measurement) -> str:
 def _quality_row(
     name: str, before: Mapping[str, float], after: Mapping[str, float]
 ) -> list[tuple[str, str, str, str]]:
-    if name.endswith(("_low", "_high")) or name in ("samples", "tokens", "nats_per_token"):
+    if _is_bound(name) or _is_count(name) or name == "nats_per_token":
         return []
-    points = f"{100 * (after[name] - before[name]):+.1f} pts" if name == "accuracy" else ""
+    points = f"{100 * (after[name] - before[name]):+.1f} pts" if _is_share(name) else ""
     ratio = points or ratio_text(before[name], after[name])
     return [(name, _figure(name, before[name]), _figure(name, after[name]), ratio)]
 
 
 def _figure(name: str, value: float) -> str:
-    if name in ("samples", "tokens"):
+    if _is_count(name):
         return f"{value:,.0f}"
-    return f"{100 * value:.1f} %" if name == "accuracy" else number_text(value)
+    return f"{100 * value:.1f} %" if _is_share(name) else number_text(value)
 
 
 def _interval(name: str, quality: Mapping[str, float]) -> str:
-    low, high = quality.get(f"{name}_low"), quality.get(f"{name}_high")
+    """How sure a figure is: its 95 % interval, else its standard error, else nothing."""
+    low, high, error = (quality.get(name + end) for end in ("_low", "_high", "_stderr"))
     if low is None or high is None:
-        return ""
-    return f" (95 %: {100 * low:.1f} to {100 * high:.1f})"
+        return "" if error is None else f" ± {number_text(error)} (standard error)"
+    ends = (f"{100 * end:.1f}" if _is_share(name) else number_text(end) for end in (low, high))
+    return f" (95 %: {' to '.join(ends)})"
+
+
+def _is_bound(name: str) -> bool:
+    """Whether a figure says how sure another is."""
+    return name.endswith(("_low", "_high", "_se", "_stderr"))
+
+
+def _is_count(name: str) -> bool:
+    return name in ("samples", "tokens") or name.endswith("_prompts")
+
+
+def _is_share(name: str) -> bool:
+    return name == "accuracy" or name.endswith(("_exact", "_prefix"))
 
 
 def _uncounted(operations: Mapping[str, int]) -> tuple[str, ...]:

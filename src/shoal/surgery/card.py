@@ -76,7 +76,7 @@ def _table(before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) ->
         ("peak memory (bytes)", before.get("memory"), after.get("memory"), "{:,}"),
     ]
     scores = (before.get("quality") or {}) | (after.get("quality") or {})
-    for name in scores:
+    for name in (each for each in scores if not each.endswith(("_low", "_high", "_se", "_stderr"))):
         old, new = (side.get("quality", {}).get(name) for side in (before, after))
         rows.append((name, old, new, "{:.4g}"))
     lines = ["## Before and after", "", "| | before | after | ratio |", "| --- | ---: | ---: | ---: |"]
@@ -96,7 +96,7 @@ def _loading(record: Mapping[str, Any]) -> str:
         auto = record.get("auto_class") or "AutoModel"
         code = f"from transformers import {auto}\n\nmodel = {auto}.from_pretrained('path/to/this/folder')"
     else:
-        source = (record.get("source") or {}).get("reference")
-        more = "" if source else ", model=build_original_network"
+        known = (record.get("source") or {}).get("reference") or record.get("replay") is not None
+        more = "" if known else ", model=build_original_network"
         code = f"import shoal\n\nmodel = shoal.load('path/to/this/folder'{more})"
     return f"## How to load it\n\n```python\n{code}\n```"

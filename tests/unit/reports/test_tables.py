@@ -142,6 +142,45 @@ def test_quality_tells_its_interval():
     assert table.rows == (("accuracy", "50.0 % (95 %: 40.0 to 60.0)"), ("samples", "1,200"))
 
 
+@pytest.mark.parametrize(
+    ("quality", "row"),
+    [
+        (
+            {"loss": 2.5, "loss_se": 0.1, "loss_low": 2.3, "loss_high": 2.7},
+            ("loss", "2.5 (95 %: 2.3 to 2.7)"),
+        ),
+        (
+            {"perplexity": 12.18, "perplexity_low": 9.974, "perplexity_high": 14.88},
+            ("perplexity", "12.18 (95 %: 9.974 to 14.88)"),
+        ),
+        (
+            {"agreement_exact": 0.5, "agreement_exact_low": 0.25, "agreement_exact_high": 0.75},
+            ("agreement_exact", "50.0 % (95 %: 25.0 to 75.0)"),
+        ),
+        ({"answer_prefix": 0.125}, ("answer_prefix", "12.5 %")),
+        ({"answer_prompts": 1234}, ("answer_prompts", "1,234")),
+        ({"boolq/acc": 0.5, "boolq/acc_stderr": 0.0123}, ("boolq/acc", "0.5 ± 0.0123 (standard error)")),
+        ({"loss": 2.5}, ("loss", "2.5")),
+    ],
+)
+def test_a_figure_is_told_in_its_unit_with_how_sure_it_is(quality, row):
+    assert quality_table(quality, title="q").rows == (row,)
+
+
+def test_what_says_how_sure_a_figure_is_has_no_row_of_its_own():
+    quality = {
+        "loss": 1.0, "loss_se": 0.1, "loss_low": 0.8, "loss_high": 1.2,
+        "continuation_exact": 0.5, "continuation_prefix": 0.75, "continuation_prompts": 8,
+    }  # fmt: skip
+    table = comparison_table(measured(quality=quality), measured(quality=quality))
+    rows = {row[0]: row[1:] for row in table.rows[4:]}
+    assert rows == {
+        "loss": ("1", "1", "1.000"),
+        "continuation_exact": ("50.0 %", "50.0 %", "+0.0 pts"),
+        "continuation_prefix": ("75.0 %", "75.0 %", "+0.0 pts"),
+    }
+
+
 def test_checks_say_what_was_not_checked():
     checks = tuple(Check(name=n, passed=p, detail="d") for n, p in (("a", True), ("b", False), ("c", None)))
     table = checks_table(Verification(folder=Path("out"), checks=checks))
