@@ -5,15 +5,23 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
-from shoal.cli.files import check_file_target, write_text
+from shoal.cli.files import check_file_target, read_plan, write_text
 from shoal.cli.loading import open_data, open_model
 from shoal.cli.options import DataOptions, ModelOptions
+from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from shoal.plan import Plan
+    from shoal.result import Evidence
+    from shoal.units import Chain, Segment
 
 __all__ = ["Options", "run"]
+
+_FIGURES = ("similarity", "importance")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,34 +30,111 @@ class Options(DataOptions, ModelOptions):
 
     Attributes:
         output: File for the evidence, which `shoal plan --evidence` uses again.
-        overwrite: Replace an existing file.
+        figures: Folder for similarity and importance as figures, each a .png and an .svg.
+        plan: A plan for this model, whose removed units and segments the figures show.
+        segments: How many segments the figures show instead; without either, a number chosen from the
+            curve of losses.
+        overwrite: Replace existing files.
     """
 
     output: Annotated[Path | None, Flag(short="-o", metavar="EVIDENCE.json")] = None
+    figures: Annotated[Path | None, Flag(metavar="DIR")] = None
+    plan: Annotated[Path | None, Flag(metavar="PLAN.json")] = None
+    segments: Annotated[int | None, Flag(metavar="K")] = None
     overwrite: bool = False
 
 
 def run(options: Options) -> None:
-    """Score every unit in one pass: similarity, segments of like units, importances.
+    """Score every unit in one pass: similarity, segments of like units, importances by all criteria.
 
     Give data that the network was not trained on: scores by loss say little on memorised data.
     """
     check_file_target(options.output, overwrite=options.overwrite)
+    _check_figures(options)
+    plan = None if options.plan is None else read_plan(options.plan)
     from dataclasses import replace
 
     from shoal.pipeline import analyze
-    from shoal.reports import evidence_table, segments_table
 
     loaded = open_model(options)
     data = open_data(options, loaded)
+    if plan is not None or options.segments is not None:
+        from shoal.architectures import find_units
+
+        _check_fit(find_units(loaded.model, data.example), plan, options.segments)
     evidence = analyze(loaded.model, data.batches, example=data.example)
     evidence = replace(evidence, data={**evidence.data, "source": data.source, "sha256": data.sha256})
     fields = evidence.as_json()
-    if options.json:
-        show_json(fields)
-    else:
-        show_table(evidence_table(evidence))
-        show_table(segments_table(evidence))
     if options.output is not None:
         write_text(options.output, json.dumps(fields) + "\n")
         note(f"evidence written to {options.output}", quiet=options.json)
+    drawn = [] if options.figures is None else _draw(options.figures, evidence, options.segments, plan)
+    if drawn:
+        note(f"figures written to {options.figures}", quiet=options.json)
+    if options.json:
+        show_json(fields | ({"figures": drawn} if drawn else {}))
+    else:
+        _show(evidence)
+
+
+def _check_figures(options: Options) -> None:
+    """Check, before long work is begun, that figures can be drawn and written, where they are wanted."""
+    if options.figures is None:
+        given = {"--segments": options.segments, "--plan": options.plan}
+        idle = [name for name, value in given.items() if value is not None]
+        if idle:
+            raise ConfigError(
+                f"asked for {' and '.join(idle)} without --figures: that is drawn in figures and changes "
+                "nothing else. Give --figures DIR too."
+            )
+        return
+    from shoal.reports.figures import check_available, figure_paths
+
+    check_available()
+    if options.figures.exists() and not options.figures.is_dir():
+        raise ConfigError(
+            f"asked to write figures into {str(options.figures)!r}: it is a file. Name a folder."
+        )
+    for name in _FIGURES:
+        for path in figure_paths(options.figures / name):
+            check_file_target(path, overwrite=options.overwrite)
+
+
+def _check_fit(chain: Chain, plan: Plan | None, segments: int | None) -> None:
+    if plan is not None:
+        plan.check(chain)
+    if segments is not None and not 1 <= segments <= len(chain):
+        raise ConfigError(
+            f"asked for --segments {segments}: {chain.model} has {len(chain)} units, so that 1 to "
+            f"{len(chain)} work."
+        )
+
+
+def _draw(folder: Path, evidence: Evidence, segments: int | None, plan: Plan | None) -> list[str]:
+    from shoal.reports.figures import importance_figure, save_figure, similarity_figure
+
+    division = _division(evidence, segments, plan)
+    removed = () if plan is None else plan.removed
+    similarity = similarity_figure(evidence, segments=division, removed=removed)
+    importance = importance_figure(evidence, removed=removed)
+    figures = zip(_FIGURES, (similarity, importance), strict=True)
+    return [str(path) for name, figure in figures for path in save_figure(figure, folder / name)]
+
+
+def _division(evidence: Evidence, segments: int | None, plan: Plan | None) -> tuple[Segment, ...]:
+    from shoal.segmentation import penalised
+    from shoal.units import Segment
+
+    planned = () if plan is None else plan.predicted.get("segments", ())
+    if segments is None and planned:
+        return tuple(Segment(*ends) for ends in planned)
+    return evidence.segments(segments or penalised(evidence.segmentation))
+
+
+def _show(evidence: Evidence) -> None:
+    from shoal.reports import agreement_table, criteria_table, evidence_tables, segments_table
+
+    for table in evidence_tables(evidence):
+        show_table(table)
+    for make in (criteria_table, agreement_table, segments_table):
+        show_table(make(evidence))

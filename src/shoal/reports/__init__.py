@@ -1,5 +1,21 @@
-"""What people read: tables of units, evidence, plans and measurements."""
+"""What people read: tables of units, evidence, plans and measurements, and figures."""
 
+from shoal.reports.comparison import (
+    comparison_page,
+    drawn_qualities,
+    standings_figure,
+    standings_points,
+    standings_tables,
+)
+from shoal.reports.criteria import agreement_table, criteria_table, evidence_tables
+from shoal.reports.figures import (
+    ParetoPoint,
+    importance_figure,
+    pareto_figure,
+    save_figure,
+    similarity_figure,
+)
+from shoal.reports.markdown import markdown_table
 from shoal.reports.tables import (
     Table,
     checks_table,
@@ -14,14 +30,28 @@ from shoal.reports.tables import (
 )
 
 __all__ = [
+    "ParetoPoint",
     "Table",
+    "agreement_table",
     "checks_table",
+    "comparison_page",
     "comparison_table",
+    "criteria_table",
     "data_line",
+    "drawn_qualities",
     "evidence_table",
+    "evidence_tables",
+    "importance_figure",
+    "markdown_table",
     "measurements_table",
+    "pareto_figure",
     "plan_table",
     "quality_table",
+    "save_figure",
     "segments_table",
+    "similarity_figure",
+    "standings_figure",
+    "standings_points",
+    "standings_tables",
     "units_table",
 ]

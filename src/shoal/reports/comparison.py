@@ -1,0 +1,207 @@
+"""A comparison as people read it: a table a budget, quality against latency, and a page with both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+from shoal.comparison import Comparison, Standing
+from shoal.errors import DataError
+from shoal.reports.figures import ParetoPoint, pareto_figure
+from shoal.reports.markdown import markdown_table
+from shoal.reports.numbers import number_text, ratio_text, seconds_text
+from shoal.reports.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["comparison_page", "drawn_qualities", "standings_figure", "standings_points", "standings_tables"]
+
+# Qualities that can be drawn.
+_QUALITIES = ("loss", "accuracy", "perplexity")
+_USES = {"calibration": "chosen on", "healing": "healed on", "evaluation": "judged on"}
+# Losses that differ by more than this factor are drawn on a logarithmic axis.
+_WIDE = 10
+
+
+def standings_tables(comparison: Comparison) -> tuple[Table, ...]:
+    """Return how methods stand, a table a budget, the lowest loss in the end first."""
+    tables = [_table(comparison, budget) for budget in comparison.budgets]
+    legend = (*tables[-1].notes, *_legend(comparison))
+    return *tables[:-1], replace(tables[-1], notes=legend)
+
+
+def drawn_qualities(comparison: Comparison) -> tuple[str, ...]:
+    """Return the qualities that can be drawn against latency; none where latency was not measured."""
+    if comparison.original.latency_ratio() is None:
+        return ()
+    return tuple(name for name in _QUALITIES if _has(comparison, name))
+
+
+def standings_points(comparison: Comparison, quality: str = "loss") -> tuple[ParetoPoint, ...]:
+    """Return quality in the end and measured latency: of the whole network, then of every method
+    under every budget.
+
+    Args:
+        comparison: With measured latencies.
+        quality: One of `drawn_qualities`.
+
+    Raises:
+        DataError: If there is no such quality, or latency was not measured.
+    """
+    known = drawn_qualities(comparison)
+    if quality not in known:
+        raise DataError(
+            f"asked to draw {quality!r} against latency: of this comparison {', '.join(known) or 'nothing'} "
+            "can be drawn. Compare with measured latency."
+        )
+    original = replace(_point(comparison.original, quality), label="whole network", latency=1.0, kind="whole")
+    standings = [each for budget in comparison.budgets for each in comparison.standings(budget)]
+    return original, *(_point(standing, quality) for standing in standings)
+
+
+def standings_figure(comparison: Comparison, quality: str = "loss") -> Figure:
+    """Return quality in the end against measured latency, as a figure that `save_figure` writes.
+
+    Raises:
+        DataError: As `standings_points`.
+        MissingExtraError: If matplotlib is not installed.
+    """
+    points = standings_points(comparison, quality)
+    found = [point.quality for point in points]
+    name = comparison.original.rows[0].plan.model.name
+    return pareto_figure(
+        points,
+        title=f"{name}: {quality} against latency{', healed' * (comparison.settings['heal'] is not None)}",
+        quality=f"{quality} on {len(comparison.weights):,} judged samples",
+        higher_is_better=quality == "accuracy",
+        log=quality != "accuracy" and 0 < min(found) < max(found) / _WIDE,
+    )
+
+
+def comparison_page(comparison: Comparison, figures: Iterable[str | Path] = ()) -> str:
+    """Return a comparison as a page of Markdown.
+
+    Args:
+        comparison: What was found.
+        figures: Images to show, by paths as the page finds them.
+    """
+    parts = [f"# Methods compared on {comparison.original.rows[0].plan.model.name}"]
+    parts += [f"![{Path(path).stem}]({Path(path).as_posix()})" for path in figures]
+    parts += [markdown_table(table) for table in standings_tables(comparison)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _table(comparison: Comparison, budget: str) -> Table:
+    original, standings = comparison.original, comparison.standings(budget)
+    healed, quality = comparison.settings["heal"] is not None, _shown(comparison)
+    names = ["", "method", "units", "params", "MACs", "latency", "loss", *(["healed"] if healed else [])]
+    names += ["95 %" if quality == "loss" else quality + " %" * (quality == "accuracy"), "asked for"]
+    left = {"", "method", "asked for"}
+    return Table(
+        title=f"{budget}: {len(standings)} methods and controls on {original.rows[0].plan.model.name}",
+        columns=tuple((name, name not in left) for name in names),
+        rows=tuple(_cells(each, original, quality, healed=healed) for each in (original, *standings)),
+        notes=tuple(_notes(comparison, budget, standings)),
+    )
+
+
+def _shown(comparison: Comparison) -> str:
+    """The quality that has a column beside the loss; the loss where there is no other."""
+    return next((name for name in ("accuracy", "perplexity") if _has(comparison, name)), "loss")
+
+
+def _has(comparison: Comparison, quality: str) -> bool:
+    return quality in comparison.original.rows[0].quality
+
+
+def _point(standing: Standing, quality: str) -> ParetoPoint:
+    return ParetoPoint(
+        label=standing.method,
+        latency=standing.latency_ratio() or 1.0,
+        quality=standing.mean(quality),
+        spread=standing.spread(quality),
+        budget=standing.rows[0].budget,
+        kind="control" if standing.control else "method",
+    )
+
+
+def _cells(standing: Standing, original: Standing, quality: str, *, healed: bool) -> tuple[str, ...]:
+    rows, whole = standing.rows, original.rows[0].measured
+    first = standing is original
+    name = "whole network" if first else f"({standing.method})" if standing.control else standing.method
+    losses = [_spread(standing, "loss", healed=healed)]
+    if healed:
+        losses.insert(0, number_text(standing.mean("loss", healed=False)))
+    return (
+        "*" if standing.near_best and not first else "",
+        name,
+        _range([row.units for row in rows]),
+        ratio_text(whole.params, fmean(row.measured.params for row in rows)),
+        ratio_text(whole.macs, fmean(row.measured.macs for row in rows)),
+        ratio_text(1.0, standing.latency_ratio()),
+        *losses,
+        _interval(standing, quality),
+        _asked(standing),
+    )
+
+
+def _range(counts: Sequence[int]) -> str:
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _spread(standing: Standing, name: str, *, healed: bool) -> str:
+    spread = standing.spread(name, healed=healed)
+    told = "" if spread is None else f" ± {spread:.2g}"
+    return number_text(standing.mean(name, healed=healed)) + told
+
+
+def _interval(standing: Standing, name: str) -> str:
+    """The mean and the mean 95 % interval; of the loss, which has a column of its own, the interval."""
+    scale, form = (100, "{:.1f}") if name == "accuracy" else (1, "{:.4g}")
+    known = all(f"{name}_low" in row.quality for row in standing.rows)
+    interval = "–".join(
+        form.format(scale * standing.mean(f"{name}_{end}")) for end in ("low", "high") if known
+    )
+    if name == "loss":
+        return interval or "-"
+    mean = form.format(scale * standing.mean(name))
+    return f"{mean} ({interval})" if interval else mean
+
+
+def _asked(standing: Standing) -> str:
+    kinds = dict.fromkeys(kind for row in standing.rows for kind in row.asked)
+    most = {kind: max(row.asked.get(kind, 0) for row in standing.rows) for kind in kinds}
+    return ", ".join(f"{count} {kind}" for kind, count in most.items()) or "-"
+
+
+def _notes(comparison: Comparison, budget: str, standings: Sequence[Standing]) -> Iterable[str]:
+    took = [f"{each.method} {seconds_text(fmean(row.seconds for row in each.rows))}" for each in standings]
+    yield f"choosing took: {', '.join(took)}"
+    groups: dict[object, list[str]] = {}
+    for each in standings:
+        if not any(row.own_weights for row in each.rows):
+            removed = frozenset((row.plan.removed, row.seed) for row in each.rows)
+            groups.setdefault(removed, []).append(each.method)
+    for alike in groups.values():
+        if len(alike) > 1:
+            yield f"the same units removed, and so one network: {', '.join(alike)}"
+    failed = [each for each in comparison.failures if each.budget == budget]
+    yield from dict.fromkeys(f"not compared: {each.method}: {each.reason}" for each in failed)
+
+
+def _legend(comparison: Comparison) -> Iterable[str]:
+    samples, quality = len(comparison.weights), _shown(comparison)
+    yield f"*: the lowest loss, or within one standard error of it (in pairs, {samples:,} judged samples)"
+    yield "(…): a control; params, MACs and latency: shares of the whole network, timed in turns with it"
+    yield f"{'loss' if quality == 'loss' else quality} in the end, with its 95 % interval"
+    yield "asked for: losses of the network without some units, passes over the data…, known before or not"
+    every = [each for budget in comparison.budgets for each in comparison.standings(budget)]
+    most = max(len(each.rows) for each in (comparison.original, *every))
+    if most > 1:
+        yield f"±: standard deviation over seeds, of which there are up to {most}"
+    yield from (f"{_USES.get(use, use)} {told}" for use, told in comparison.data.items())
