@@ -1,7 +1,20 @@
-"""How much each unit matters: one pass for all scores, and the measured loss of leaving units out."""
+"""How much each unit matters: one pass for all scores, and what is measured of a network
+without some units: its loss, and how far its final representation changes.
+"""
 
 from shoal.importance.evidence import EvidenceSettings, collect_evidence
 from shoal.importance.graft import GraftSettings, graft_scores
+from shoal.importance.representation_change import ChangeSettings, RepresentationChange
 from shoal.importance.skipping import SkipLosses
+from shoal.importance.weights import magnitudes
 
-__all__ = ["EvidenceSettings", "GraftSettings", "SkipLosses", "collect_evidence", "graft_scores"]
+__all__ = [
+    "ChangeSettings",
+    "EvidenceSettings",
+    "GraftSettings",
+    "RepresentationChange",
+    "SkipLosses",
+    "collect_evidence",
+    "graft_scores",
+    "magnitudes",
+]

@@ -23,6 +23,7 @@ from shoal.calling import Batch, Inputs, call, check_batches, device_of, evaluat
 from shoal.errors import DataError, ShoalWarning
 from shoal.importance.gradients import GradientScores, gradients_of
 from shoal.importance.representations import RepresentationSums
+from shoal.importance.weights import magnitudes
 from shoal.measurement import Loss, is_causal, logits_of, sample_losses
 from shoal.progress import track
 from shoal.result import Evidence
@@ -141,6 +142,7 @@ class _Pass:
         importance = {
             "block_influence": np.array([influence[index, index + 1] for index in range(length)]),
             "angular_distance": np.array([angles[index, index + 1] for index in range(length)]),
+            "magnitude": magnitudes(self.model, self.chain),
         }
         if self.scores.samples:
             importance |= self.scores.scores(self.model)

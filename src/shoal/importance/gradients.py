@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shoal.activations import Boundaries, flattened, lies_channels_last
+from shoal.importance.weights import parameters_of, taylor_sums
 from shoal.units import Chain, Unit
 
 __all__ = ["GradientScores", "gradients_of"]
@@ -28,7 +29,7 @@ def gradients_of(model: nn.Module, chain: Chain) -> Iterator[None]:
 
     Gradients of other parameters (embeddings, heads) are not needed and not computed.
     """
-    wanted = {id(p) for unit in chain for p in _parameters(model, unit)}
+    wanted = {id(p) for unit in chain for p in parameters_of(model, unit)}
     before = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
     try:
         for parameter, _, _ in before:
@@ -39,10 +40,6 @@ def gradients_of(model: nn.Module, chain: Chain) -> Iterator[None]:
         for parameter, required, gradient in before:
             parameter.requires_grad_(required)
             parameter.grad = gradient
-
-
-def _parameters(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
-    return [parameter for path in unit.modules for parameter in model.get_submodule(path).parameters()]
 
 
 class GradientScores:
@@ -99,6 +96,8 @@ class GradientScores:
         - `abs_mean_saving`, `mean_abs_saving`: |mean s| and mean |s|.
         - `gradnorm`: norm of the mean gradient of the unit's parameters; `gradnorm_scaled`: the same
           over the root of their number.
+        - `taylor`: sum over the unit's parameters of |mean gradient · weight|, as in Shortened LLaMA
+          (Kim et al., 2024, https://arxiv.org/abs/2402.02834).
         """
         drop, outputs, saving, absolute = self._sums / self.samples
         sizes = np.array([max(unit.params, 1) for unit in self.chain])
@@ -110,6 +109,7 @@ class GradientScores:
             "mean_abs_saving": absolute,
             "gradnorm": gradnorm,
             "gradnorm_scaled": gradnorm / np.sqrt(sizes),
+            "taylor": taylor_sums(model, self.chain) / self.samples,
         }
 
 
@@ -124,7 +124,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _norm(model: nn.Module, unit: Unit) -> float:
-    gradients = [p.grad for p in _parameters(model, unit) if p.grad is not None]
+    gradients = [p.grad for p in parameters_of(model, unit) if p.grad is not None]
     return (
         float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()) if gradients else 0.0
     )

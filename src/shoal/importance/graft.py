@@ -6,8 +6,7 @@ The score of the paper's released code, kept for fidelity. It does not track wha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import cycle, islice
@@ -15,6 +14,7 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor, nn
 
+from shoal.architectures.initialisation import randomise_, seeded
 from shoal.calling import Batch, call, check_batches, device_of, split_batch, to_device
 from shoal.errors import ConfigError, DataError
 from shoal.measurement import Loss, is_causal, sample_losses
@@ -56,8 +56,8 @@ class GraftHost:
         self.chain, self.settings = chain, settings
         self.trained = {name: value.detach() for name, value in model.state_dict().items()}
         self.host = deepcopy(model)
-        with _seeded(model, settings.seed):
-            _randomise_(self.host)
+        with seeded(model, settings.seed):
+            randomise_(self.host)
         self.host.train()
         self.random = {name: value.detach().clone() for name, value in self.host.state_dict().items()}
         for parameter in self.host.parameters():
@@ -118,7 +118,7 @@ def graft_scores(
     for subset in track(subsets, "graft scores"):
         host.graft_(subset)
         norms: list[float] = []
-        with _seeded(model, settings.seed), torch.enable_grad():
+        with seeded(model, settings.seed), torch.enable_grad():
             for batch in few:
                 inputs, labels = split_batch(to_device(batch, device_of(model)))
                 outputs = call(host.host, inputs)
@@ -128,22 +128,3 @@ def graft_scores(
                 norms.append(host.gradnorm(losses))
         scores.append(sum(norms) / len(norms))
     return scores
-
-
-@contextmanager
-def _seeded(model: nn.Module, seed: int) -> Iterator[None]:
-    """Draw from this seed inside the `with`; the random state outside stays as it was."""
-    device = device_of(model)
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
-
-
-def _randomise_(model: nn.Module) -> None:
-    for module in model.modules():
-        if callable(reset := getattr(module, "reset_parameters", None)):
-            reset()
-            continue
-        for parameter in module.parameters(recurse=False):
-            if parameter.is_floating_point():
-                nn.init.normal_(parameter, std=0.02) if parameter.dim() > 1 else nn.init.ones_(parameter)

@@ -75,6 +75,23 @@ class SkipLosses:
             self._measure(missing[start : start + piece], title)
         return [self.journal[self._name(units)] for units in wanted]
 
+    def added(
+        self, sets: Sequence[Iterable[int]], *, gone: Iterable[int] = (), title: str = "measuring units"
+    ) -> list[float]:
+        """Return by how much the loss without each of these sets is above that without those `gone`.
+
+        Raises:
+            DataError: If there is nothing to compute a loss from, or what is compared with is not finite.
+        """
+        base, *losses = self.of([gone, *sets], title)
+        if not math.isfinite(base):
+            what = f"without units {tuple(gone)}" if tuple(gone) else "of the whole network"
+            raise DataError(
+                f"asked to measure losses beside that {what}, which is {base}. Check the data's scale and "
+                "labels, and the model's precision."
+            )
+        return [loss - base for loss in losses]
+
     def units(self) -> list[float]:
         """Return what the removal of each unit alone costs, `(L,)`: the loss without it, less the
         network's own.
@@ -82,7 +99,7 @@ class SkipLosses:
         Infinite for units that cannot be removed, and where the loss is not finite.
         """
         removable = self.chain.removable
-        costs = self._costs([(index,) for index in removable], "measuring units")
+        costs = self.added([(index,) for index in removable])
         alone = [math.inf] * len(self.chain)
         for index, cost in zip(removable, costs, strict=True):
             alone[index] = cost
@@ -96,18 +113,9 @@ class SkipLosses:
         """
         removable = self.chain.removable
         runs = list(ImportanceTable.additive([0.0] * len(self.chain), removable, longest=longest).entries)
-        costs = self._costs([tuple(run) for run in runs], "measuring runs of units")
+        costs = self.added([tuple(run) for run in runs], title="measuring runs of units")
         entries = {run: cost for run, cost in zip(runs, costs, strict=True) if math.isfinite(cost)}
         return ImportanceTable(entries=entries, source="measured loss").extended(removable)
-
-    def _costs(self, sets: Sequence[Removed], title: str) -> list[float]:
-        base, *losses = self.of([(), *sets], title)
-        if not math.isfinite(base):
-            raise DataError(
-                f"asked for the loss without some units: the whole network's is {base}. Check the data's "
-                "scale and labels, and the model's precision."
-            )
-        return [loss - base for loss in losses]
 
     def _name(self, removed: Removed) -> str:
         return f"{self.key}/loss/{','.join(map(str, removed))}"

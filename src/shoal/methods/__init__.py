@@ -41,7 +41,22 @@ class Method:
     control: bool = False
 
 
-_FILES = ("sglp",)
+_FILES = (
+    "sglp",
+    "cka",
+    "best",
+    "angular",
+    "block_influence",
+    "magnitude",
+    "taylor",
+    "perplexity",
+    "sleb",
+    "greedy",
+    "last",
+    "uniform",
+    "random",
+    "scratch",
+)
 
 
 def names() -> dict[str, str]:
@@ -61,7 +76,7 @@ def get(name: str) -> Method:
         ConfigError: If there is none; the nearest is named.
     """
     if name not in _FILES:
-        near = get_close_matches(str(name), _FILES, n=1, cutoff=0.0)[0]
+        near = get_close_matches(str(name).lower(), _FILES, n=1, cutoff=0.0)[0]
         raise ConfigError(
             f"asked for the method {name!r}: there are {', '.join(sorted(_FILES))}. The nearest is {near!r}."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -16,16 +16,27 @@ from torch.utils._pytree import tree_leaves
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs
 from shoal.errors import DataError
-from shoal.importance import EvidenceSettings, GraftSettings, SkipLosses, collect_evidence, graft_scores
+from shoal.importance import (
+    EvidenceSettings,
+    GraftSettings,
+    SkipLosses,
+    collect_evidence,
+    graft_scores,
+    magnitudes,
+)
 from shoal.journal import Journal, fingerprint
 from shoal.measurement import Loss, unit_latency
 from shoal.plan import Plan
-from shoal.planners import Requirement
+from shoal.planners import Requirement, remove_greedily, remove_lowest, unprotected
 from shoal.result import Evidence
 from shoal.tables import LatencyTable
 from shoal.units import Chain
 
 __all__ = ["Request"]
+
+Removed = tuple[int, ...]
+# Scores of the evidence that need no backward pass.
+_FORWARD = ("angular_distance", "block_influence")
 
 
 @dataclass(kw_only=True)
@@ -121,7 +132,9 @@ class Request:
             return self.losses.units()
         if name == "graft":
             return self.grafts([(index,) for index in range(len(self.chain))], settings or GraftSettings())
-        known = self.collect(self._collected).importance
+        if name == "magnitude":
+            return list(magnitudes(self.model, self.chain).tolist())
+        known = self.collect(replace(self._collected, gradients=name not in _FORWARD)).importance
         if name not in known:
             raise DataError(
                 f"asked to score by {name!r}: there are skip_loss, graft and, in the evidence, "
@@ -129,19 +142,86 @@ class Request:
             )
         return list(known[name].tolist())
 
+    def lowest(
+        self, score: str, *, protect_first: int, protect_last: int
+    ) -> tuple[Removed, dict[str, list[float]]]:
+        """Return the units of lowest score whose removal meets the budget, and their scores.
+
+        Args:
+            score: As for `scores`.
+            protect_first: How many units at the beginning of the chain stay in any case.
+            protect_last: How many at its end.
+
+        Returns:
+            Indices, ascending, and `{"scores": …}` for the plan.
+
+        Raises:
+            BudgetError: If all that may go does not save enough.
+            DataError: If the data does not allow such scores.
+            UnitError: If all units are protected.
+        """
+        free = unprotected(self.chain, first=protect_first, last=protect_last)
+        savings, need = self.savings(candidates=free)
+        if need <= 0:
+            return (), {"scores": []}
+        scores = self.scores(score)
+        unscored = [index for index in free if math.isnan(scores[index])]
+        if unscored:
+            raise DataError(
+                f"asked to remove units by {score}: the units {unscored} have none, as they change the shape "
+                "or their weights are no floating-point numbers. Methods by measured loss, such as sleb, "
+                "can rank them."
+            )
+        removed = remove_lowest(scores, savings, need, candidates=free)
+        return removed, {"scores": [scores[index] for index in removed]}
+
+    def least_lost(
+        self, *, protect_first: int = 0, protect_last: int = 0, lazy: float | None = None
+    ) -> tuple[Removed, dict[str, Any]]:
+        """Return the units that greedy search by measured loss removes, and what was measured.
+
+        Args:
+            protect_first: How many units at the beginning of the chain stay in any case.
+            protect_last: How many at its end.
+            lazy: When a unit is not measured again, see `remove_greedily`.
+
+        Returns:
+            Indices, in the order in which they went, and facts for the plan.
+
+        Raises:
+            BudgetError: If all that may go does not save enough.
+            DataError: If there is nothing to compute a loss from, or the network's is not finite.
+            UnitError: If all units are protected.
+        """
+        free = unprotected(self.chain, first=protect_first, last=protect_last)
+        savings, need = self.savings(candidates=free)
+        tried: set[Removed] = set()
+
+        def costs(gone: Removed, sets: Sequence[Removed]) -> list[float]:
+            tried.update(sets)
+            return self.losses.added(sets, gone=gone)
+
+        removed = remove_greedily(free, savings, need, costs=costs, lazy=lazy)
+        known = {"order": list(removed), "measured": len(tried)}
+        if not removed:
+            return (), known
+        before, after = self.losses.of([(), removed])
+        return removed, {**known, "loss": after, "loss_before": before}
+
     @cached_property
     def latency(self) -> LatencyTable:
         """The measured latency of every unit on the model's device."""
         return unit_latency(self.model, self.chain, self.example)
 
     def savings(
-        self, *, keep: int = 0, candidates: Sequence[int] | None = None
+        self, *, keep: int = 0, candidates: Sequence[int] | None = None, circumstance: str = ""
     ) -> tuple[tuple[float, ...], float]:
         """Return what each unit saves of the budget's quantity, `(L,)`, and how much must be saved.
 
         Args:
             keep: How many units have to stay in any case.
             candidates: The units that may go; all removable ones where it is None.
+            circumstance: Why no others may, for the message.
 
         Raises:
             BudgetError: If no removal meets the budget; names the nearest that can be had.
@@ -151,9 +231,10 @@ class Request:
         allowed = self.chain.removable if candidates is None else candidates
         free = sorted(requirement.savings[index] for index in allowed)
         kept = max(0, keep - (len(self.chain) - len(free)))
-        circumstance = f"with {keep} of {len(self.chain)} units kept" if kept else None
-        if len(allowed) < len(self.chain.removable):
+        if not circumstance and len(allowed) < len(self.chain.removable):
             circumstance = f"with only {len(allowed)} of {len(self.chain)} units allowed to go"
+        elif not circumstance and kept:
+            circumstance = f"with {keep} of {len(self.chain)} units kept"
         requirement.check(math.fsum(free[kept:]), *([circumstance] if circumstance else []))
         return requirement.savings, requirement.need
 

@@ -28,7 +28,7 @@ from shoal.plan import Plan
 from shoal.planners import (
     best_subset,
     cheapest_removals,
-    improve_by_swaps,
+    improve_by_exchanges,
     meets,
     removal_by_shares,
     top_units,
@@ -227,14 +227,16 @@ def _best_measured(
     removed = list(proposals)[losses.index(first)]
     division, loss, spent = proposals[removed], first, 0
     if settings.swaps:
-        alone = request.losses.units()
-        removed, loss, spent = improve_by_swaps(
-            removed,
+        found = improve_by_exchanges(
+            [removed],
             losses=lambda sets: request.losses.of(sets, "exchanging units"),
             allowed=meets(*goal, division),
-            single={index: alone[index] for index in request.chain.removable},
+            known={units: request.losses(units) for units in {(), *request.losses.asked}},
+            candidates=request.chain.removable,
+            length=len(request.chain),
             evaluations=settings.swaps,
         )
+        (removed, loss), spent = found.best[0], found.measured
     return removed, {
         "segments": _starts(division),
         "loss": loss,

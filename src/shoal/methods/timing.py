@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from torch import nn
+
 from shoal.errors import BudgetError
 from shoal.measurement import measure_latency
 from shoal.methods import Method
@@ -29,7 +31,7 @@ def choose_on_time(request: Request, method: Method, settings: Any) -> Plan:
     Raises:
         BudgetError: If no plan that was tried meets it when measured.
     """
-    best: tuple[int, Plan] | None = None
+    best: tuple[int, Plan, nn.Module | None] | None = None
     tried: set[tuple[int, ...]] = set()
     nearest = 1.0
     for _ in range(_ROUNDS):
@@ -47,7 +49,7 @@ def choose_on_time(request: Request, method: Method, settings: Any) -> Plan:
         nearest = min(nearest, after / before)
         if after <= goal and (best is None or len(plan.removed) < best[0]):
             known = {**plan.predicted, "latency_measured": after, "latency_before_measured": before}
-            best = len(plan.removed), replace(plan, predicted=known)
+            best = len(plan.removed), replace(plan, predicted=known), request.shallower
         if not plan.removed or goal * (1 - _SLACK) <= after <= goal:
             break
         _correct(request, plan, before, after)
@@ -56,6 +58,7 @@ def choose_on_time(request: Request, method: Method, settings: Any) -> Plan:
             f"asked for {request.budget}: the fastest plan of {len(tried)} tried takes {nearest:.3f} of the "
             f"original's time when measured. Ask for latency={min(nearest * 1.03, 1):.2f} or more."
         )
+    request.shallower = best[2]
     return best[1]
 
 

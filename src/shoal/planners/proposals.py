@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from shoal.errors import BudgetError, ConfigError
+from shoal.planners.protection import meets
 from shoal.planners.runs import cheapest_removal
-from shoal.planners.swaps import meets
 from shoal.tables import ImportanceTable
 from shoal.units import Segment
 

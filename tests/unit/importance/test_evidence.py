@@ -18,8 +18,9 @@ GRADIENTS = {
     "mean_abs_saving",
     "gradnorm",
     "gradnorm_scaled",
+    "taylor",
 }
-SHAPES = {"block_influence", "angular_distance"}
+SHAPES = {"block_influence", "angular_distance", "magnitude"}
 
 
 class Block(nn.Module):

@@ -133,6 +133,24 @@ def test_gradnorms_are_those_of_the_mean_loss_and_of_outputs(small_resnet, image
         assert found["output_gradnorm"][unit.index] == pytest.approx(arriving, rel=1e-3)
 
 
+def test_taylor_scores_take_the_absolute_value_of_the_whole_data_s_products(small_resnet, images):
+    x, y = images
+    chain = find_units(small_resnet, x[:1])
+    found = collect_evidence(small_resnet, chain, [(x[:10], y[:10]), (x[10:], y[10:])]).importance["taylor"]
+    parts = [
+        collect_evidence(small_resnet, chain, [(x[at], y[at])]).importance["taylor"]
+        for at in (slice(10), slice(10, 24))
+    ]
+    loss = F.cross_entropy(small_resnet(x), y)
+    for unit in chain:
+        parameters = list(small_resnet.get_submodule(unit.name).parameters())
+        gradients = torch.autograd.grad(loss, parameters, retain_graph=True)
+        pairs = zip(gradients, parameters, strict=True)
+        by_hand = sum((gradient * p.detach()).abs().sum().item() for gradient, p in pairs)
+        assert found[unit.index] == pytest.approx(by_hand, rel=1e-3)
+    assert (found < (10 * parts[0] + 14 * parts[1]) / 24).all()
+
+
 def test_a_given_loss_is_used(small_resnet, images):
     x, _ = images
     chain = find_units(small_resnet, x[:1])

@@ -119,11 +119,25 @@ def test_an_impossible_budget_is_refused(ask):
         ask("units=1").savings()
 
 
-@pytest.mark.parametrize("name", ["skip_loss", "graft", "drop_estimate", "block_influence"])
+@pytest.mark.parametrize(
+    "name", ["skip_loss", "graft", "drop_estimate", "block_influence", "taylor", "magnitude"]
+)
 def test_scores_are_had_by_name(ask, name):
     scores = ask().scores(name)
     assert len(scores) == 9
     assert all(isinstance(score, float) for score in scores)
+
+
+def test_a_backward_pass_is_made_just_for_scores_that_need_one(ask, collected):
+    request = ask()
+    request.scores("magnitude")
+    assert collected == []
+    request.scores("block_influence")
+    assert "taylor" not in request.evidence.importance
+    request.scores("taylor")
+    request.scores("block_influence")
+    assert "taylor" in request.evidence.importance
+    assert len(collected) == 2
 
 
 def test_a_score_that_is_not_there_is_refused(ask):

@@ -33,20 +33,51 @@ TOY = Method(
 
 
 def test_every_method_has_a_name_a_line_of_help_and_both_presets():
-    assert "sglp" in names()
+    assert list(names()) == [
+        "sglp",
+        "cka",
+        "best",
+        "angular",
+        "block_influence",
+        "magnitude",
+        "taylor",
+        "perplexity",
+        "sleb",
+        "greedy",
+        "last",
+        "uniform",
+        "random",
+        "scratch",
+    ]
     for name, line in names().items():
         method = get(name)
         assert method.name == name
         assert line == method.help != ""
         assert "\n" not in line
-        assert {"default", "paper"} <= set(method.presets)
+        # What no paper describes has no preset of one.
+        assert set(method.presets) == ({"default"} if name == "best" else {"default", "paper"})
         assert method.presets["default"] == method.settings()
 
 
-@pytest.mark.parametrize("name", ["sgpl", "", "SGLP"])
-def test_an_unknown_method_is_refused_and_the_nearest_named(name):
-    with pytest.raises(ConfigError, match=f"asked for the method '{name}'.* The nearest is 'sglp'"):
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("sgpl", "sglp"), ("taylr", "taylor"), ("block-influence", "block_influence"), ("", ".*"), ("X", ".*")],
+)
+def test_an_unknown_method_is_refused_and_the_nearest_named(name, near):
+    with pytest.raises(ConfigError, match=f"asked for the method '{name}'.* The nearest is '{near}'"):
         get(name)
+
+
+def test_controls_and_what_draws_at_random_are_marked():
+    marked = {name: get(name) for name in names()}
+    assert {name for name, method in marked.items() if method.control} == {
+        "greedy",
+        "last",
+        "uniform",
+        "random",
+        "scratch",
+    }
+    assert {name for name, method in marked.items() if method.draws} == {"random", "scratch"}
 
 
 @pytest.mark.parametrize(

@@ -234,8 +234,8 @@ def test_more_segments_than_units_are_refused(ask):
 
 
 def test_a_score_that_is_not_there_is_refused(ask):
-    with pytest.raises(DataError, match="by 'magnitude': there are skip_loss, graft and, in the evidence"):
-        choose(ask(), SGLPSettings(importance="magnitude"))
+    with pytest.raises(DataError, match="by 'beauty': there are skip_loss, graft and, in the evidence"):
+        choose(ask(), SGLPSettings(importance="beauty"))
 
 
 def test_the_default_needs_a_loss(ask):
