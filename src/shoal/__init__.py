@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from shoal import methods
     from shoal.architectures import find_units
     from shoal.budget import Budget
+    from shoal.comparing import compare
+    from shoal.comparison import Comparison
     from shoal.errors import (
         BudgetError,
         ConfigError,
@@ -41,6 +43,7 @@ __all__ = [
     "Budget",
     "BudgetError",
     "Chain",
+    "Comparison",
     "CompressionResult",
     "ConfigError",
     "DataError",
@@ -62,6 +65,7 @@ __all__ = [
     "VerificationError",
     "analyze",
     "apply",
+    "compare",
     "compress",
     "find_units",
     "heal",
@@ -76,6 +80,8 @@ __all__ = [
 _NAMES = {
     "shoal.architectures": ("find_units",),
     "shoal.budget": ("Budget",),
+    "shoal.comparing": ("compare",),
+    "shoal.comparison": ("Comparison",),
     "shoal.errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
     "shoal.measurement": ("measure",),
     "shoal.pipeline": ("analyze", "compress", "make_plan"),

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -24,8 +24,9 @@ from shoal.result import CompressionResult, Evidence
 from shoal.surgery import apply, check_target, save_verified
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
+from shoal.units import Granularity
 
-__all__ = ["Output", "analyze", "compress", "make_plan"]
+__all__ = ["Output", "analyze", "choose_plan", "compress", "make_plan", "make_request"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Output:
             Hugging Face.
         original: Folder of the original, whose tokenizer and processor files are copied.
         overwrite: Whether an existing folder may be replaced.
+        format: As for `shoal.save`.
         notes: Further entries of `shoal.json`, such as seeds and data.
     """
 
@@ -45,6 +47,7 @@ class Output:
     source: Mapping[str, Any] | None = None
     original: Path | None = None
     overwrite: bool = False
+    format: Literal["auto", "torch"] = "auto"
     notes: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -55,6 +58,7 @@ def analyze(
     example: Inputs | None = None,
     loss: Loss | None = None,
     settings: EvidenceSettings | None = None,
+    granularity: Granularity = "block",
 ) -> Evidence:
     """Return what one pass over the batches says of the model's units.
 
@@ -65,6 +69,7 @@ def analyze(
         example: What the model's forward takes; the first sample of the batches where it is None.
         loss: `loss(outputs, labels)` for data that is neither labelled nor text.
         settings: How the pass is made.
+        granularity: What a unit is, as for `find_units`.
 
     Raises:
         UnknownArchitectureError: If the network has no units.
@@ -76,7 +81,7 @@ def analyze(
         >>> analyze(net, [torch.randn(16, 8)]).similarity.shape
         (4, 4)
     """
-    chain = find_units(model, _example(model, batches, example))
+    chain = find_units(model, _example(batches, example), granularity=granularity)
     return collect_evidence(model, chain, batches, loss=loss, settings=settings)
 
 
@@ -92,6 +97,7 @@ def make_plan(
     loss: Loss | None = None,
     evidence: Evidence | None = None,
     journal: Journal | None = None,
+    granularity: Granularity = "block",
 ) -> Plan:
     """Return what to remove so that the model meets the budget.
 
@@ -106,6 +112,7 @@ def make_plan(
         loss: `loss(outputs, labels)` for data that is neither labelled nor text.
         evidence: What `analyze` returned for the same model, to be used again.
         journal: Where dear numbers are kept, so that an interrupted run can go on.
+        granularity: What a unit is, as for `find_units`.
 
     Raises:
         BudgetError: If no plan meets the budget; names the nearest that can be had.
@@ -113,8 +120,17 @@ def make_plan(
         DataError: If the batches cannot be used, or the evidence is of another model.
         UnitError: If none of the units may be removed.
     """
-    request = _request(model, batches, budget, example, loss, evidence, journal)
-    plan = _choose(request, method, preset, settings)
+    request = make_request(
+        model,
+        batches,
+        budget=budget,
+        example=example,
+        loss=loss,
+        evidence=evidence,
+        journal=journal,
+        granularity=granularity,
+    )
+    plan = choose_plan(request, method, preset=preset, settings=settings)
     if request.shallower is not None:
         warnings.warn(
             f"{method} changed weights while it chose, and a plan holds none: `compress` hands back the "
@@ -143,6 +159,7 @@ def compress(
     output: Output | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
+    granularity: Granularity = "block",
 ) -> CompressionResult:
     """Return the model made shallower within the budget, with what was removed, why, and the measured
     before and after.
@@ -150,7 +167,8 @@ def compress(
     Args:
         model: Any network; it is left as it was found.
         batches: Batches to choose on, which the network was not trained on; see `analyze`.
-        method, budget, example, preset, settings, loss, evidence, journal: As for `make_plan`.
+        method, budget, example, preset, settings, loss, evidence, journal, granularity: As for
+            `make_plan`.
         heal: How to train afterwards; not at all where it is None.
         heal_batches: Batches to train on; `batches` where it is None.
         evaluation: Batches to judge by, apart from both; no quality is measured where it is None.
@@ -164,9 +182,18 @@ def compress(
     """
     if output is not None:
         check_target(output.folder, overwrite=output.overwrite)
-    request = _request(model, batches, budget, example, loss, evidence, journal)
+    request = make_request(
+        model,
+        batches,
+        budget=budget,
+        example=example,
+        loss=loss,
+        evidence=evidence,
+        journal=journal,
+        granularity=granularity,
+    )
     train = request.heal_batches = batches if heal_batches is None else heal_batches
-    plan = _choose(request, method, preset, settings)
+    plan = choose_plan(request, method, preset=preset, settings=settings)
     small = apply(model, plan) if request.shallower is None else request.shallower
     if heal is not None:
         small = heal_model(
@@ -190,6 +217,7 @@ def compress(
             example=request.example,
             original=model,
             overwrite=output.overwrite,
+            format=output.format,
             plan=plan,
             source=output.source,
             evidence=request.evidence,
@@ -201,17 +229,27 @@ def compress(
     return CompressionResult(model=small, plan=plan, evidence=request.evidence, before=before, after=after)
 
 
-def _request(
+def make_request(
     model: nn.Module,
     batches: Iterable[Batch],
+    *,
     budget: str | Budget,
-    example: Inputs | None,
-    loss: Loss | None,
-    evidence: Evidence | None,
-    journal: Journal | None,
+    example: Inputs | None = None,
+    loss: Loss | None = None,
+    evidence: Evidence | None = None,
+    journal: Journal | None = None,
+    granularity: Granularity = "block",
 ) -> Request:
-    wanted, example = Budget.parse(budget), _example(model, batches, example)
-    chain = find_units(model, example)
+    """Return what a method is asked: the network, its units, the data, the budget.
+
+    Args:
+        model, batches, budget, example, loss, evidence, journal, granularity: As for `make_plan`.
+
+    Raises:
+        BudgetError, DataError, UnitError: As `make_plan`.
+    """
+    wanted, example = Budget.parse(budget), _example(batches, example)
+    chain = find_units(model, example, granularity=granularity)
     if not chain.removable:
         why = "; ".join(sorted({unit.why for unit in chain}))
         raise UnitError(
@@ -235,7 +273,16 @@ def _request(
     )
 
 
-def _choose(request: Request, method: str, preset: str | None, settings: Any) -> Plan:
+def choose_plan(request: Request, method: str, *, preset: str | None = None, settings: Any = None) -> Plan:
+    """Return what the method chooses; latency is corrected by what is really saved.
+
+    Args:
+        request: What is asked; the evidence that was collected is in it afterwards.
+        method, preset, settings: As for `make_plan`.
+
+    Raises:
+        BudgetError, ConfigError, DataError: As `make_plan`.
+    """
     chosen = get(method)
     wanted = settings_for(chosen, settings, preset)
     if request.budget.quantity != "latency":
@@ -247,7 +294,7 @@ def _choose(request: Request, method: str, preset: str | None, settings: Any) ->
     return plan
 
 
-def _example(model: nn.Module, batches: Iterable[Batch], example: Inputs | None) -> Inputs:
+def _example(batches: Iterable[Batch], example: Inputs | None) -> Inputs:
     if example is not None:
         return example
     return first_sample(split_batch(next(iter(check_batches(batches))))[0])

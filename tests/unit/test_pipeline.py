@@ -132,7 +132,7 @@ def test_settings_reach_the_method(small_resnet, images, settings):
 
 def test_settings_reach_the_evidence(small_resnet, images):
     evidence = shoal.analyze(small_resnet, images, settings=EvidenceSettings(gradients=False))
-    assert set(evidence.importance) == {"block_influence", "angular_distance"}
+    assert set(evidence.importance) == {"block_influence", "angular_distance", "magnitude"}
     loss = shoal.analyze(small_resnet, [x for x, _ in images], loss=lambda out, labels: out.square().mean())
     assert np.isfinite(loss.importance["drop_estimate"]).all()
 

@@ -9,9 +9,9 @@ import pytest
 import shoal
 
 PUBLIC = {
-    "find_units", "analyze", "make_plan", "compress", "apply", "measure", "heal",
+    "find_units", "analyze", "make_plan", "compress", "compare", "apply", "measure", "heal",
     "save", "load", "verify", "methods",
-    "Budget", "Chain", "CompressionResult", "Evidence", "ImportanceTable", "LatencyTable",
+    "Budget", "Chain", "Comparison", "CompressionResult", "Evidence", "ImportanceTable", "LatencyTable",
     "Measurement", "Plan", "Segment", "Segmentation", "Unit",
     "BudgetError", "ConfigError", "DataError", "MissingExtraError", "PlanError", "ShoalError",
     "ShoalWarning", "SurgeryError", "UnitError", "UnknownArchitectureError", "VerificationError",

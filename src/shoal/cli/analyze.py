@@ -11,7 +11,7 @@ from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import check_file_target, read_plan, write_text
 from shoal.cli.loading import open_data, open_model
-from shoal.cli.options import DataOptions, ModelOptions
+from shoal.cli.options import DataOptions, ModelOptions, UnitOptions
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _FIGURES = ("similarity", "importance")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions, ModelOptions):
+class Options(UnitOptions, DataOptions, ModelOptions):
     """What `shoal analyze` takes.
 
     Attributes:
@@ -61,8 +61,9 @@ def run(options: Options) -> None:
     if plan is not None or options.segments is not None:
         from shoal.architectures import find_units
 
-        _check_fit(find_units(loaded.model, data.example), plan, options.segments)
-    evidence = analyze(loaded.model, data.batches, example=data.example)
+        chain = find_units(loaded.model, data.example, granularity=options.granularity)
+        _check_fit(chain, plan, options.segments)
+    evidence = analyze(loaded.model, data.batches, example=data.example, granularity=options.granularity)
     evidence = replace(evidence, data={**evidence.data, "source": data.source, "sha256": data.sha256})
     fields = evidence.as_json()
     if options.output is not None:
@@ -122,13 +123,13 @@ def _draw(folder: Path, evidence: Evidence, segments: int | None, plan: Plan | N
 
 
 def _division(evidence: Evidence, segments: int | None, plan: Plan | None) -> tuple[Segment, ...]:
-    from shoal.segmentation import penalised
+    from shoal.segmentation import bic
     from shoal.units import Segment
 
     planned = () if plan is None else plan.predicted.get("segments", ())
     if segments is None and planned:
         return tuple(Segment(*ends) for ends in planned)
-    return evidence.segments(segments or penalised(evidence.segmentation))
+    return evidence.segments(segments or bic(evidence.segmentation))
 
 
 def _show(evidence: Evidence) -> None:

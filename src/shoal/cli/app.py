@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from shoal import __version__
-from shoal.cli import analyze, apply, bench, compress, demo, doctor, evaluate, heal, plan, units, verify
+from shoal.cli import (
+    analyze,
+    apply,
+    bench,
+    compare,
+    compress,
+    demo,
+    doctor,
+    evaluate,
+    heal,
+    plan,
+    units,
+    verify,
+)
 from shoal.cli.command import add_verb
 from shoal.cli.console import TerminalReporter, show_warnings
 from shoal.cli.exits import Exits
@@ -19,7 +32,7 @@ from shoal.progress import reporting
 
 __all__ = ["app", "main", "run"]
 
-_VERBS = (units, analyze, plan, apply, verify, heal, evaluate, bench, compress, doctor, demo)
+_VERBS = (units, analyze, plan, apply, verify, heal, evaluate, bench, compress, compare, doctor, demo)
 
 app = typer.Typer(
     name="shoal",

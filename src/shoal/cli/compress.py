@@ -11,8 +11,9 @@ from shoal.cli.choosing import MethodOptions, method_settings
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import beside, kept
-from shoal.cli.loading import example_of, open_data, open_model, open_more_data
-from shoal.cli.options import DataOptions, ModelOptions
+from shoal.cli.healing import HealOptions, check_healing, data_notes, heal_settings, open_further_data
+from shoal.cli.loading import example_of, open_data, open_model
+from shoal.cli.options import FormatOptions, ModelOptions, UnitOptions
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -21,13 +22,12 @@ if TYPE_CHECKING:
     from shoal.data import Data
     from shoal.result import CompressionResult
     from shoal.surgery import Verification
-    from shoal.training import HealSettings
 
 __all__ = ["Options", "report", "run", "sourced"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(MethodOptions, DataOptions, ModelOptions):
+class Options(MethodOptions, UnitOptions, FormatOptions, HealOptions, ModelOptions):
     """What `shoal compress` takes.
 
     Attributes:
@@ -38,13 +38,6 @@ class Options(MethodOptions, DataOptions, ModelOptions):
         output: The folder to write; it appears when it is complete and verified.
         overwrite: Replace a folder of that name that shoal wrote.
         example_batch: Samples in the call whose MACs, latency and memory are measured.
-        eval_data: Data to measure the quality on, before and after; best apart from DATA.
-        eval_samples: How many samples of it; all where it is not given.
-        heal_epochs: Train the result on the healing data so many times, with the original as
-            teacher; 0 recalibrates batch norms only. No healing where it is not given.
-        heal_data: Data to train on; DATA where it is not given.
-        heal_lr: Highest learning rate of healing.
-        heal_distil: Weight of the original's outputs in healing, from 0 to 1.
         dry_run: Choose and say what would be removed; write nothing.
         resume: Go on where an interrupted run stopped.
     """
@@ -53,12 +46,6 @@ class Options(MethodOptions, DataOptions, ModelOptions):
     output: Annotated[Path | None, Flag(short="-o", metavar="DIR")] = None
     overwrite: bool = False
     example_batch: int = 1
-    eval_data: Annotated[str | None, Flag(metavar="DATA")] = None
-    eval_samples: int | None = None
-    heal_epochs: int | None = None
-    heal_data: Annotated[str | None, Flag(metavar="DATA")] = None
-    heal_lr: float | None = None
-    heal_distil: float | None = None
     dry_run: bool = False
     resume: bool = False
 
@@ -70,19 +57,27 @@ def run(options: Options) -> None:
     beside the output until the run is done, and --resume goes on with it.
     """
     _check(options)
-    settings, heal = method_settings(options, seed=options.seed), _healing(options)
+    settings, heal = method_settings(options, seed=options.seed), heal_settings(options)
     from shoal.budget import Budget
 
     budget = Budget.parse(options.budget)
     loaded = open_model(options)
     data = open_data(options, loaded)
     example = example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
+    asked: dict[str, Any] = {
+        "method": options.method,
+        "budget": budget,
+        "settings": settings,
+        "example": example,
+        "granularity": options.granularity,
+    }
     if options.dry_run:
-        _only_plan(options, loaded, data, {"budget": budget, "example": example, "settings": settings})
+        _only_plan(options, loaded, data, asked)
         return
     if options.output is None:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
-    train, judged = _more_data(options, loaded)
+    _check_format(options, loaded, example)
+    train, judged = open_further_data(options, loaded)
     from shoal.pipeline import compress
 
     # What was dear to measure outlives a run that stops, and only that.
@@ -91,10 +86,7 @@ def run(options: Options) -> None:
         result = compress(
             loaded.model,
             data.batches,
-            method=options.method,
-            budget=budget,
-            example=example,
-            settings=settings,
+            **asked,
             heal=heal,
             heal_batches=None if train is None else train.batches,
             evaluation=None if judged is None else judged.batches,
@@ -103,7 +95,8 @@ def run(options: Options) -> None:
             resume=options.resume,
         )
         result = sourced(result, data)
-        verification = _write(options, loaded, result, example, _notes(options, data, train, judged))
+        notes = {"seeds": {"seed": options.seed}, "data": data_notes(data, train, judged)}
+        verification = _write(options, loaded, result, example, notes)
         checkpoint.unlink(missing_ok=True)
     report(result, verification, samples=options.example_batch, as_json=options.json)
 
@@ -158,53 +151,31 @@ def _check(options: Options) -> None:
         from shoal.surgery import check_target
 
         check_target(options.output, overwrite=options.overwrite)
-    if options.eval_samples is not None and options.eval_data is None:
-        raise ConfigError("asked for --eval-samples without --eval-data: say of which data.")
-    given = {
-        "--heal-data": options.heal_data,
-        "--heal-lr": options.heal_lr,
-        "--heal-distil": options.heal_distil,
-    }
-    idle = [name for name, value in given.items() if value is not None]
-    if idle and options.heal_epochs is None:
-        raise ConfigError(f"asked for {', '.join(idle)} without --heal-epochs: nothing is healed without it.")
+    check_healing(options)
 
 
-def _healing(options: Options) -> HealSettings | None:
-    if options.heal_epochs is None:
-        return None
-    from shoal.training import HealSettings
+def _check_format(options: Options, loaded: LoadedModel, example: Inputs) -> None:
+    """Check, before long work is begun, that what remains can be written."""
+    from shoal.architectures import find_units
+    from shoal.surgery import check_format
 
-    given: dict[str, Any] = {"lr": options.heal_lr, "distil": options.heal_distil}
-    chosen = {name: value for name, value in given.items() if value is not None}
-    return HealSettings(epochs=options.heal_epochs, seed=options.seed, **chosen)
-
-
-def _more_data(options: Options, loaded: LoadedModel) -> tuple[Data | None, Data | None]:
-    train = None if options.heal_data is None else open_more_data(options.heal_data, options, loaded)
-    if options.eval_data is None:
-        return train, None
-    return train, open_more_data(options.eval_data, options, loaded, options.eval_samples)
+    if options.granularity == "block":
+        check_format(loaded.model, options.format)
+        return
+    chain = find_units(loaded.model, example, granularity=options.granularity)
+    check_format(loaded.model, options.format, [unit for unit in chain if unit.removable])
 
 
 def _only_plan(options: Options, loaded: LoadedModel, data: Data, asked: dict[str, Any]) -> None:
     from shoal.pipeline import make_plan
     from shoal.reports import plan_table
 
-    plan = make_plan(loaded.model, data.batches, method=options.method, **asked)
+    plan = make_plan(loaded.model, data.batches, **asked)
     if options.json:
         show_json({"plan": json.loads(plan.to_json()), "output": None})
         return
     show_table(plan_table(plan))
     note("nothing was written (--dry-run)")
-
-
-def _notes(options: Options, data: Data, train: Data | None, judged: Data | None) -> dict[str, Any]:
-    used = {"calibration": data, "healing": train, "evaluation": judged}
-    return {
-        "seeds": {"seed": options.seed},
-        "data": {name: each.description for name, each in used.items() if each is not None},
-    }
 
 
 def _write(
@@ -221,6 +192,7 @@ def _write(
         options.output or Path(),
         example=example,
         overwrite=options.overwrite,
+        format=options.format,
         trust_remote_code=options.trust_remote_code,
         plan=result.plan,
         source=loaded.source,

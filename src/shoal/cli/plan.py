@@ -12,7 +12,7 @@ from shoal.cli.command import Flag
 from shoal.cli.console import note, show_table, show_text
 from shoal.cli.files import check_file_target, read_json, write_text
 from shoal.cli.loading import example_of, open_data, open_example, open_model
-from shoal.cli.options import DataOptions, ExampleOptions, ModelOptions
+from shoal.cli.options import DataOptions, ExampleOptions, ModelOptions, UnitOptions
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ __all__ = ["Options", "parse_units", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(MethodOptions, ExampleOptions, DataOptions, ModelOptions):
+class Options(MethodOptions, UnitOptions, ExampleOptions, DataOptions, ModelOptions):
     """What `shoal plan` takes.
 
     Attributes:
@@ -122,7 +122,8 @@ def _by_hand(options: Options) -> tuple[Plan, None]:
 
     units = parse_units(options.remove or "")
     loaded = open_model(options)
-    return Plan.removing(find_units(loaded.model, open_example(options, loaded)), units), None
+    chain = find_units(loaded.model, open_example(options, loaded), granularity=options.granularity)
+    return Plan.removing(chain, units), None
 
 
 def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
@@ -139,7 +140,8 @@ def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
     evidence = None
     if options.evidence is not None:
         fields = read_json(options.evidence, "evidence")
-        evidence = Evidence.from_json(fields, find_units(loaded.model, example))
+        chain = find_units(loaded.model, example, granularity=options.granularity)
+        evidence = Evidence.from_json(fields, chain)
     plan = make_plan(
         loaded.model,
         data.batches,
@@ -148,5 +150,6 @@ def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
         example=example,
         settings=settings,
         evidence=evidence,
+        granularity=options.granularity,
     )
     return plan, evidence

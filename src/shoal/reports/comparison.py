@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from math import inf, isfinite
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -35,10 +36,13 @@ def standings_tables(comparison: Comparison) -> tuple[Table, ...]:
 
 
 def drawn_qualities(comparison: Comparison) -> tuple[str, ...]:
-    """Return the qualities that can be drawn against latency; none where latency was not measured."""
+    """Return the qualities that can be drawn against latency: none where latency was not measured, and
+    none that is infinite for a network.
+    """
     if comparison.original.latency_ratio() is None:
         return ()
-    return tuple(name for name in _QUALITIES if _has(comparison, name))
+    rows = (*comparison.whole, *comparison.rows)
+    return tuple(name for name in _QUALITIES if all(isfinite(row.quality.get(name, inf)) for row in rows))
 
 
 def standings_points(comparison: Comparison, quality: str = "loss") -> tuple[ParetoPoint, ...]:
@@ -102,7 +106,7 @@ def _table(comparison: Comparison, budget: str) -> Table:
     names += ["95 %" if quality == "loss" else quality + " %" * (quality == "accuracy"), "asked for"]
     left = {"", "method", "asked for"}
     return Table(
-        title=f"{budget}: {len(standings)} methods and controls on {original.rows[0].plan.model.name}",
+        title=f"{original.rows[0].plan.model.name} at {budget}: {len(standings)} compared",
         columns=tuple((name, name not in left) for name in names),
         rows=tuple(_cells(each, original, quality, healed=healed) for each in (original, *standings)),
         notes=tuple(_notes(comparison, budget, standings)),
@@ -197,7 +201,7 @@ def _notes(comparison: Comparison, budget: str, standings: Sequence[Standing]) -
 def _legend(comparison: Comparison) -> Iterable[str]:
     samples, quality = len(comparison.weights), _shown(comparison)
     yield f"*: the lowest loss, or within one standard error of it (in pairs, {samples:,} judged samples)"
-    yield "(…): a control; params, MACs and latency: shares of the whole network, timed in turns with it"
+    yield "(…): a control; params, MACs, latency: shares of the whole network, timed in turns with it"
     yield f"{'loss' if quality == 'loss' else quality} in the end, with its 95 % interval"
     yield "asked for: losses of the network without some units, passes over the data…, known before or not"
     every = [each for budget in comparison.budgets for each in comparison.standings(budget)]

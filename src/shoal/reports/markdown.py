@@ -21,9 +21,9 @@ def markdown_table(table: Table) -> str:
         | --- | ---: |
         | a | 1 |
     """
-    lines = [f"**{_escaped(table.title)}**", ""]
+    lines = [f"**{_escaped(table.title)}**"]
     if table.rows:
-        lines += [_line([name for name, _ in table.columns])]
+        lines += ["", _line([name for name, _ in table.columns])]
         lines += [_line(["---:" if right else "---" for _, right in table.columns])]
         lines += [_line([_escaped(text) for text in row]) for row in table.rows]
     if table.notes:

@@ -1,6 +1,8 @@
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from shoal import load
 from shoal.errors import VerificationError
@@ -45,6 +47,20 @@ def test_it_heals_when_asked(shoal, place):
     assert outcome.code == 0
     record = json.loads((place / "small" / "shoal.json").read_text())
     assert record["data"]["healing"].startswith("net.py:batches")
+
+
+def test_a_language_model_without_sublayers_is_written_in_the_format_that_can_hold_it(
+    shoal, place, small_llama
+):
+    small_llama.save_pretrained(place / "llama")
+    np.savez(place / "ids.npz", input_ids=torch.randint(0, 64, (8, 12)).numpy())
+    typed = "compress llama --data ids.npz --budget units=9 --granularity sublayer --method last"
+    assert "remaining: 9 of 10 units" in shoal(f"{typed} --dry-run").out
+    outcome = shoal(f"{typed} -o small")
+    assert (outcome.code, (place / "small").exists()) == (2, False)
+    assert "--format torch" in outcome.err
+    assert shoal(f"{typed} -o small --format torch").code == 0
+    assert load(place / "small").config.num_hidden_layers == 5
 
 
 def test_a_dry_run_chooses_and_writes_nothing(shoal, files):

@@ -1,0 +1,225 @@
+"""Where the networks of a comparison are made, judged and healed, each of them once.
+
+All that is done goes into the journal, so that nothing is done again with the same journal.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, cached_property
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from shoal.budget import Budget
+from shoal.calling import Batch, device_of
+from shoal.comparing.contenders import Contender
+from shoal.comparing.sharing import Passes, SharingRequest
+from shoal.comparison import Row
+from shoal.journal import fingerprint
+from shoal.measurement import (
+    LatencySettings,
+    SampleLosses,
+    describe_device,
+    evaluate_samples,
+    measure_pair,
+)
+from shoal.methods import Request
+from shoal.pipeline import choose_plan
+from shoal.plan import Plan
+from shoal.result import Measurement
+from shoal.surgery import apply
+from shoal.training import HealSettings, heal
+
+__all__ = ["Bench"]
+
+
+@dataclass(kw_only=True)
+class Bench:
+    """What is held equal for all networks of a comparison.
+
+    Attributes:
+        request: The network, its units, the data to choose by and the journal; whatever its budget.
+        train: Batches to heal on, in this order with the first seed; with others in an order drawn
+            from the seed, since little else in healing may depend on it.
+        evaluation: Batches to judge by.
+        heal: How to heal; not at all where it is None.
+        latency: How latency is measured; not at all where it is None.
+        first_seed: The first of the seeds.
+    """
+
+    request: Request
+    train: Iterable[Batch]
+    evaluation: Iterable[Batch]
+    heal: HealSettings | None
+    latency: LatencySettings | None
+    first_seed: int
+    _passes: Passes = field(default_factory=dict, init=False)
+    _brought: dict[str, nn.Module] = field(default_factory=dict, init=False)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How much each judged sample counts, `(N,)`; known when a network has been judged."""
+        return tuple(self.request.journal[self._name("weights")])
+
+    def whole(self, seed: int) -> Row:
+        """Return the row of the whole network, which is healed as all others are."""
+        plan = Plan.removing(self.request.chain, (), method="whole")
+        known = {"method": "whole", "budget": "", "control": True}
+        known |= {"asked": {}, "seconds": 0.0, "own_weights": False}
+        return self._row(known, plan, seed, plan.removed)
+
+    def row(self, contender: Contender, budget: Budget, seed: int) -> Row:
+        """Return the row of what a method chooses under a budget.
+
+        Raises:
+            ShoalError: If the method cannot run here, or its network cannot be judged or healed.
+        """
+        settings = contender.at(seed)
+        name = self._name("choice", contender.method.name, asdict(settings), str(budget))
+        if not self._chosen(name, seed):
+            self._choose(name, contender.method.name, settings, budget)
+        choice = dict(self.request.journal[name])
+        plan = Plan.from_json(json.dumps(choice.pop("plan")))
+        known = {"method": contender.label, "budget": str(budget), "control": contender.method.control}
+        return self._row(known | choice, plan, seed, name if choice["own_weights"] else plan.removed)
+
+    def _chosen(self, name: str, seed: int) -> bool:
+        """Whether a choice is known with all that comes of it, or with what is needed for that."""
+        journal = self.request.journal
+        if name not in journal:
+            return False
+        if not journal[name]["own_weights"] or name in self._brought:
+            return True
+        # A run that stopped leaves no network behind.
+        return self._name("network", name, self.latency) in journal and (
+            self.heal is None or self._healing_name(name, seed) in journal
+        )
+
+    def _choose(self, name: str, method: str, settings: Any, budget: Budget) -> None:
+        request = SharingRequest.of(self.request, budget, self._passes)
+        begun = time.perf_counter()
+        plan = choose_plan(request, method, settings=settings)
+        seconds = time.perf_counter() - begun
+        # The rows of one choice follow each other, so that one network is kept at most.
+        self._brought = {} if request.shallower is None else {name: request.shallower}
+        self.request.journal[name] = {
+            "plan": json.loads(plan.to_json()),
+            "asked": request.asked,
+            "seconds": seconds,
+            "own_weights": bool(self._brought),
+        }
+
+    def _row(self, known: Mapping[str, Any], plan: Plan, seed: int, identity: str | tuple[int, ...]) -> Row:
+        """The row of a network that is known by the units removed, or by the choice that brought it."""
+
+        @cache
+        def network() -> nn.Module:
+            return apply(self.request.model, plan) if isinstance(identity, tuple) else self._brought[identity]
+
+        made = self._once(self._name("network", identity, self.latency), lambda: self._judge(network()))
+        healed = None
+        if self.heal is not None:
+            settings = replace(self.heal, seed=seed)
+            name = self._healing_name(identity, seed)
+            healed = self._once(name, lambda: self._healed(network(), plan, settings))
+        return Row(
+            **known,
+            plan=plan,
+            seed=seed,
+            measured=Measurement(**made["measured"]),
+            latency_whole=made["latency_whole"],
+            healed=None if healed is None else healed["quality"],
+            losses=tuple((healed or made)["losses"]),
+        )
+
+    def _healing_name(self, identity: str | tuple[int, ...], seed: int) -> str:
+        return self._name("healed", identity, self.heal, seed, seed == self.first_seed)
+
+    def _judge(self, network: nn.Module) -> dict[str, Any]:
+        before, after = measure_pair(
+            self.request.model,
+            network,
+            self.request.example,
+            latency=self.latency is not None,
+            settings=self.latency,
+        )
+        quality = self._quality(network)
+        after = replace(after, quality=quality.quality)
+        self.request.journal[self._name("weights")] = quality.weights.tolist()
+        return {
+            "measured": after.as_json(),
+            "latency_whole": before.latency,
+            "losses": _rounded(quality.losses),
+        }
+
+    def _healed(self, network: nn.Module, plan: Plan, settings: HealSettings) -> dict[str, Any]:
+        first = settings.seed == self.first_seed
+        healed = heal(
+            network,
+            self.train if first else _Reordered(self.train, settings.seed),
+            teacher=self.request.model,
+            plan=plan,
+            settings=settings,
+            loss=self.request.loss,
+        )
+        quality = self._quality(healed)
+        return {"quality": dict(quality.quality), "losses": _rounded(quality.losses)}
+
+    def _quality(self, network: nn.Module) -> SampleLosses:
+        return evaluate_samples(network, self.evaluation, loss=self.request.loss)
+
+    def _once(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        if name not in self.request.journal:
+            self.request.journal[name] = make()
+        found: dict[str, Any] = self.request.journal[name]
+        return found
+
+    def _name(self, kind: str, *parts: object) -> str:
+        return f"{self._key}/{kind}/{fingerprint(*parts)}"
+
+    @cached_property
+    def _key(self) -> str:
+        """Hash of all that is held equal, apart from the settings of healing and of latency."""
+        request = self.request
+        each = {id(batches): batches for batches in (request.batches, self.train, self.evaluation)}
+        with torch.random.fork_rng(devices=[]):
+            # Whoever shuffles draws an order.
+            keys = {place: replace(request, batches=batches).key for place, batches in each.items()}
+        example = dict(request.example) if isinstance(request.example, Mapping) else request.example
+        return fingerprint(
+            *(keys[id(batches)] for batches in (request.batches, self.train, self.evaluation)),
+            [
+                (tuple(leaf.shape), str(leaf.dtype))
+                for leaf in tree_leaves(example)
+                if isinstance(leaf, Tensor)
+            ],
+            [unit.name for unit in request.chain],
+            describe_device(device_of(request.model)),
+        )
+
+
+class _Reordered:
+    """Batches in an order drawn from a seed."""
+
+    def __init__(self, batches: Iterable[Batch], seed: int) -> None:
+        self._batches, self._seed = batches, seed
+
+    def __len__(self) -> int:
+        return len(self._batches)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[Batch]:
+        known = list(self._batches)
+        Random(self._seed).shuffle(known)
+        return iter(known)
+
+
+def _rounded(losses: Tensor) -> list[float]:
+    # More digits than a float32 has would only fill the journal.
+    return [float(f"{loss:.7g}") for loss in losses.tolist()]
