@@ -56,8 +56,8 @@ def run(options: Options) -> None:
     Prints what was removed, why, and the measured before and after. What was dear to measure is kept
     beside the output until the run is done, and --resume goes on with it.
     """
-    _check(options)
     settings, heal = method_settings(options, seed=options.seed), heal_settings(options)
+    _check(options, trains=getattr(settings, "heal", None) is not None)
     from shoal.budget import Budget
 
     budget = Budget.parse(options.budget)
@@ -136,7 +136,7 @@ def sourced(result: CompressionResult, data: Data) -> CompressionResult:
     return replace(result, evidence=replace(result.evidence, data=told))
 
 
-def _check(options: Options) -> None:
+def _check(options: Options, *, trains: bool) -> None:
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
     later = {
@@ -151,7 +151,7 @@ def _check(options: Options) -> None:
         from shoal.surgery import check_target
 
         check_target(options.output, overwrite=options.overwrite)
-    check_healing(options)
+    check_healing(options, trains=trains)
 
 
 def _check_format(options: Options, loaded: LoadedModel, example: Inputs) -> None:

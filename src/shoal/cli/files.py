@@ -58,6 +58,9 @@ def kept(path: Path, *, resume: bool) -> Iterator[Journal]:
     finally:
         if done or not len(journal):
             path.unlink(missing_ok=True)
+            # Checkpoints of training between rounds of choosing stand beside it.
+            for checkpoint in path.parent.glob(f"{path.name}.*.safetensors"):
+                checkpoint.unlink()
         else:
             note(f"what was measured is kept in {path}; --resume goes on with it")
 

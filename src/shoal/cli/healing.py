@@ -40,8 +40,12 @@ class HealOptions(DataOptions):
     heal_distil: float | None = None
 
 
-def check_healing(options: HealOptions) -> None:
+def check_healing(options: HealOptions, *, trains: bool = False) -> None:
     """Check that none of these options would be ignored.
+
+    Args:
+        options: The verb's options.
+        trains: Whether the method trains on the healing data while it chooses.
 
     Raises:
         ConfigError: If one would.
@@ -49,7 +53,7 @@ def check_healing(options: HealOptions) -> None:
     if options.eval_samples is not None and options.eval_data is None:
         raise ConfigError("asked for --eval-samples without --eval-data: say of which data.")
     given = {
-        "--heal-data": options.heal_data,
+        "--heal-data": None if trains else options.heal_data,
         "--heal-lr": options.heal_lr,
         "--heal-distil": options.heal_distil,
     }

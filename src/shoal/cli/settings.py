@@ -52,16 +52,24 @@ def _with(base: Any, key: str, value: Any) -> tuple[Any, str]:
     if name not in known:
         near = get_close_matches(name, known, n=1, cutoff=0.0)[0]
         return base, f"there is no such setting; the nearest is {near!r}"
-    if is_dataclass(getattr(base, name)):
-        if not inner:
-            parts = ", ".join(f"{name}.{each.name}" for each in fields(getattr(base, name)))
-            return base, f"it has parts of its own: {parts}"
-        part, fault = _with(getattr(base, name), inner, value)
-        return (base, fault) if fault else (replace(base, **{name: part}), "")
-    if inner:
+    hint = typing.get_type_hints(type(base))[name]
+    part = _part(getattr(base, name), hint)
+    if inner and part is None:
         return base, f"{name} has no parts"
-    checked, fault = check_value(value, typing.get_type_hints(type(base))[name])
+    if inner:
+        part, fault = _with(part, inner, value)
+        return (base, fault) if fault else (replace(base, **{name: part}), "")
+    if is_dataclass(getattr(base, name)) and value is not None:
+        parts = ", ".join(f"{name}.{each.name}" for each in fields(part))
+        return base, f"it has parts of its own: {parts}"
+    checked, fault = check_value(value, hint)
     return (base, fault) if fault else (replace(base, **{name: checked}), "")
+
+
+def _part(value: Any, hint: Any) -> Any:
+    """Settings of settings: those that there are, else their defaults where they may be None."""
+    kinds = [kind for kind in typing.get_args(hint) if is_dataclass(kind) and isinstance(kind, type)]
+    return value if is_dataclass(value) else kinds[0]() if kinds and value is None else None
 
 
 def describe_settings(base: Any, prefix: str = "") -> list[tuple[str, str, str]]:

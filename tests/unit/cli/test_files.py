@@ -50,9 +50,12 @@ def test_a_journal_outlives_only_a_run_that_stops(tmp_path, error):
     with pytest.raises(error), kept(path, resume=False) as journal:  # noqa: PT012
         journal["dear"] = 1
         raise error
+    checkpoint = tmp_path / "journal.jsonl.0123.safetensors"
+    checkpoint.write_bytes(b"")
     with kept(path, resume=True) as journal:
         assert journal["dear"] == 1
     assert not path.exists()
+    assert not checkpoint.exists()
 
 
 @pytest.mark.parametrize("folder", ["out", "runs/out", "/tmp/a.b"])

@@ -29,3 +29,9 @@ def test_options_that_are_used_pass(fields):
 def test_options_that_would_be_ignored_are_refused(fields, match):
     with pytest.raises(ConfigError, match=match):
         check_healing(HealOptions(data="digits", **fields))
+
+
+def test_data_to_heal_on_is_used_by_a_method_that_trains_while_it_chooses():
+    check_healing(HealOptions(data="digits", heal_data="digits"), trains=True)
+    with pytest.raises(ConfigError, match="--heal-lr without --heal-epochs"):
+        check_healing(HealOptions(data="digits", heal_lr=0.5), trains=True)

@@ -48,6 +48,16 @@ def test_a_setting_may_be_taken_back():
     assert changed(Settings(share=0.5), ["share=null"], of="it").share is None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Perhaps:
+    inner: Inner | None = None
+
+
+def test_parts_of_a_setting_that_is_none_begin_with_their_defaults():
+    assert changed(Perhaps(), ["inner.steps=3"], of="it") == Perhaps(inner=Inner(steps=3))
+    assert changed(Perhaps(inner=Inner()), ["inner=null"], of="it") == Perhaps()
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
