@@ -21,7 +21,7 @@ from shoal.methods import Request, get, settings_for
 from shoal.methods.timing import choose_on_time
 from shoal.plan import Plan
 from shoal.result import CompressionResult, Evidence
-from shoal.surgery import apply, check_target, save_verified
+from shoal.surgery import apply, check_format, check_target, save_verified
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 from shoal.units import Granularity
@@ -194,6 +194,8 @@ def compress(
     )
     train = request.heal_batches = batches if heal_batches is None else heal_batches
     plan = choose_plan(request, method, preset=preset, settings=settings)
+    if output is not None:
+        check_format(model, output.format, plan.steps)
     small = apply(model, plan) if request.shallower is None else request.shallower
     if heal is not None:
         small = heal_model(

@@ -15,9 +15,12 @@ from typing import Any, Literal, SupportsIndex
 
 from shoal.errors import ConfigError, UnitError
 
-__all__ = ["Chain", "Segment", "Segmentation", "Unit"]
+__all__ = ["GRANULARITIES", "Chain", "Granularity", "Segment", "Segmentation", "Unit", "ends_in_zeros"]
 
+Granularity = Literal["block", "sublayer"]
+GRANULARITIES: tuple[Granularity, ...] = ("block", "sublayer")
 Removal = Literal["delete", "bypass"]
+After = Literal["", "next", "container"]
 
 
 @dataclass(frozen=True, order=True)
@@ -98,16 +101,18 @@ class Segmentation:
 
 @dataclass(frozen=True, kw_only=True)
 class Unit:
-    """One removable piece of a network: a residual block, a decoder layer, a convolution with its
-    normalisation and activation.
+    """One removable piece of a network: a residual block, a decoder layer, attention or MLP alone, a
+    convolution with its normalisation and activation.
 
     Attributes:
-        name: Dotted path of its module; a run of list entries is written `features.3:6`.
+        name: Dotted path of its module; a run of list entries is written `features.3:6`, and a sublayer
+            bears the name of its largest module.
         index: Position in the chain, from 0.
         modules: Dotted paths of the modules it consists of, in forward order.
-        container: Dotted path of the module that holds them; empty for the network itself.
-        group: The stage: units of one group stand in one container and share the shape of their
-            hidden state.
+        container: Dotted path of the module that holds them, for a sublayer its block; empty for the
+            network itself.
+        group: The stage: units of one group, or their blocks, stand in one container and share the
+            shape of their hidden state.
         kind: Class name of the module, or those of a run joined with `+`.
         params: Parameters (numbers, not bytes).
         macs: Multiply-accumulates for the example that the units were found with.
@@ -118,6 +123,9 @@ class Unit:
         in_shape, out_shape: Shape of the hidden state that goes in and comes out.
         outputs: What it returns, as `architectures.hidden` describes: where each returned value
             comes from when the unit is bypassed.
+        after: Of a branch, where the hidden state with its output added is met: it is what goes into
+            the `next` unit, or what the `container` returns. Empty where it is met nowhere, and for
+            units that return it themselves.
     """
 
     name: str
@@ -134,6 +142,28 @@ class Unit:
     in_shape: tuple[int, ...] = ()
     out_shape: tuple[int, ...] = ()
     outputs: Any = field(default="hidden", hash=False)
+    after: After = ""
+
+    @property
+    def is_branch(self) -> bool:
+        """Whether its output is added to the hidden state outside of it: zeros stand in for it."""
+        return ends_in_zeros(self.outputs)
+
+
+def ends_in_zeros(outputs: Any) -> bool:
+    """Return whether zeros stand in for what a unit returned, by its `outputs`.
+
+    Example:
+        >>> ends_in_zeros({"each": ["hidden", {"tuple": ["zeros", {"value": None}]}]})
+        True
+        >>> ends_in_zeros({"tuple": ["hidden", {"value": "zeros"}]})
+        False
+    """
+    if isinstance(outputs, dict):
+        parts = [part for form, part in outputs.items() if form in ("each", "tuple", "list", "dict")]
+        inner = [list(part.values()) if isinstance(part, dict) else part for part in parts]
+        return any(ends_in_zeros(entry) for entries in inner for entry in entries)
+    return bool(outputs == "zeros")
 
 
 @dataclass(frozen=True, kw_only=True)

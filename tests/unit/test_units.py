@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.errors import ConfigError, UnitError
-from shoal.units import Segment, Segmentation
+from shoal.units import Segment, Segmentation, Unit, ends_in_zeros
 
 CUTS = Segmentation(losses=(9.0, 4.0, 0.0), starts=((0,), (0, 2), (0, 2, 3)), length=5)
 
@@ -113,3 +113,33 @@ def test_units_and_chains_are_frozen_and_can_be_hashed(make_chain):
         chain.model = "other"
     assert hash(chain) == hash(make_chain())
     assert chain == make_chain()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "expected"),
+    [
+        ("hidden", False),
+        ("zeros", True),
+        ({"tuple": ["hidden", {"value": "zeros"}]}, False),
+        ({"tuple": ["zeros", {"kwarg": "zeros"}]}, True),
+        ({"dict": {"tuple": "zeros", "mask": {"arg": 1}}}, True),
+        ({"each": ["hidden", {"list": [{"tuple": ["zeros"]}]}]}, True),
+        ({"each": ["hidden", "hidden"]}, False),
+        (None, False),
+    ],
+)
+def test_a_unit_is_a_branch_where_zeros_stand_in_for_it(outputs, expected):
+    unit = Unit(
+        name="a",
+        index=0,
+        modules=("a",),
+        container="",
+        group="",
+        kind="",
+        params=0,
+        macs=0,
+        removable=True,
+        outputs=outputs,
+    )
+    assert ends_in_zeros(outputs) is expected
+    assert unit.is_branch is expected

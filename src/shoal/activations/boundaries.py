@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from shoal.architectures import hidden_input, hidden_output, replace_hidden
 from shoal.errors import DataError
-from shoal.units import Chain
+from shoal.units import Chain, Unit
 
 __all__ = ["Boundaries", "watching"]
 
@@ -37,6 +37,7 @@ class Boundaries:
         """Forget the last forward call."""
         self.inputs: list[Tensor | None] = [None] * len(self.chain)
         self.outputs: list[Tensor | None] = [None] * len(self.chain)
+        self._sums: dict[int, Tensor] = {}
         self._versions: dict[int, tuple[Tensor, int]] = {}
         self._handed_on: dict[int, tuple[Tensor, int, Tensor]] = {}
 
@@ -45,7 +46,7 @@ class Boundaries:
         return any(tensor._version != version for tensor, version in self._versions.values())
 
     def pairs(self) -> list[tuple[Tensor, Tensor]]:
-        """Return what went into and came out of every unit.
+        """Return the hidden state before and after every unit; after a branch, with its output added.
 
         Raises:
             DataError: If a unit was not called; names it.
@@ -57,8 +58,15 @@ class Boundaries:
                     f"asked to watch {len(self.chain)} units: {unit.name} was not called on this batch. "
                     "Find the units with an example that takes the same way through the network."
                 )
-            found.append((before, after))
+            found.append((before, self._state_after(unit, before, after)))
         return found
+
+    def _state_after(self, unit: Unit, before: Tensor, after: Tensor) -> Tensor:
+        if not unit.is_branch:
+            return after
+        met = self.inputs[unit.index + 1] if unit.after == "next" else self._sums.get(unit.index)
+        # Where the sum is met nowhere, a scale between branch and sum is not known.
+        return before.detach() + after.detach() if met is None else met
 
     def points(self) -> tuple[list[Tensor], list[int], list[int]]:
         """Return the distinct hidden states, and which of them each unit takes and returns.
@@ -115,6 +123,14 @@ class Boundaries:
 
         return hook
 
+    def _closing(self, index: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: Any, output: Any) -> None:
+            hidden = hidden_output(output)
+            if hidden is not None:
+                self._sums[index] = self._note(hidden.clone() if self.copies else hidden)
+
+        return hook
+
 
 @contextmanager
 def watching(model: nn.Module, chain: Chain) -> Iterator[Boundaries]:
@@ -128,4 +144,7 @@ def watching(model: nn.Module, chain: Chain) -> Iterator[Boundaries]:
             after = last.register_forward_hook(boundaries._leaving(unit.index), with_kwargs=True)
             stack.callback(before.remove)
             stack.callback(after.remove)
+            if unit.after == "container":
+                container = model.get_submodule(unit.container)
+                stack.callback(container.register_forward_hook(boundaries._closing(unit.index)).remove)
         yield boundaries

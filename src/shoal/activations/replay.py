@@ -17,7 +17,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from shoal.architectures import bypassed, forward_replaced, hidden_input, hidden_output, replace_hidden
+from shoal.architectures import bypassed, forward_replaced, hidden_output, replace_hidden
+from shoal.architectures.hidden import stand_ins
 from shoal.calling import Inputs, call
 from shoal.units import Chain
 
@@ -91,7 +92,11 @@ class Replay:
         answers: list[tuple[nn.Module, Callable[..., Any]]] = []
         for unit in self.chain.units[:shared]:
             *earlier, last = unit.modules
-            answers += [(self.model.get_submodule(path), _hand_through) for path in earlier]
+            instead = stand_ins(unit.outputs, len(unit.modules))
+            answers += [
+                (self.model.get_submodule(path), module.forward)
+                for path, module in zip(earlier, instead, strict=False)
+            ]
             answers.append((self.model.get_submodule(last), self._answer(returned[unit.index])))
         return answers
 
@@ -130,7 +135,3 @@ def _fresh(output: Any) -> Any:
     """Copy the hidden state: the network may overwrite it in place."""
     hidden = hidden_output(output)
     return output if hidden is None else replace_hidden(output, hidden.clone())
-
-
-def _hand_through(*args: Any, **kwargs: Any) -> Tensor | None:
-    return hidden_input(args, kwargs)

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from shoal.architectures.hidden import rebuild
+from shoal.architectures.hidden import stand_ins
 from shoal.units import Chain
 
 __all__ = ["bypassed", "forward_replaced"]
@@ -47,12 +47,8 @@ def bypassed(model: nn.Module, chain: Chain, units: Iterable[int | str]) -> Iter
     """
     replacements: list[tuple[nn.Module, Callable[..., Any]]] = []
     for unit in chain.select(units):
-        for path in unit.modules:
-            outputs = unit.outputs if len(unit.modules) == 1 else "hidden"
-            replacements.append((model.get_submodule(path), _answer(outputs)))
+        instead = stand_ins(unit.outputs, len(unit.modules))
+        for path, module in zip(unit.modules, instead, strict=True):
+            replacements.append((model.get_submodule(path), module.forward))
     with forward_replaced(replacements):
         yield model
-
-
-def _answer(outputs: Any) -> Callable[..., Any]:
-    return lambda *args, **kwargs: rebuild(outputs, args, kwargs)

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
+from shoal.architectures.cache import why_not_inside
 from shoal.architectures.examples import example_for
+from shoal.architectures.hidden import in_zeros
 from shoal.architectures.huggingface import is_pretrained, owner_of, why_not
-from shoal.architectures.selection import Candidate, select
+from shoal.architectures.selection import Candidate, select, weight
+from shoal.architectures.sublayers import in_sublayers
 from shoal.architectures.tracing import Call, matrices, trace
 from shoal.architectures.trials import FAILURES, check_runs, mark_numbered_lists, mark_vital
 from shoal.calling import Inputs, device_of, to_device
-from shoal.errors import UnknownArchitectureError
+from shoal.errors import ConfigError, UnknownArchitectureError
 from shoal.measurement.counting import count_macs, count_params
-from shoal.units import Chain, Unit
+from shoal.units import GRANULARITIES, Chain, Granularity, Unit
 
 __all__ = ["find_units"]
 
 
-def find_units(model: nn.Module, example: Inputs | None = None) -> Chain:
+def find_units(
+    model: nn.Module, example: Inputs | None = None, *, granularity: Granularity = "block"
+) -> Chain:
     """Return the units of any network: its smallest removable pieces in forward order.
 
     The network is run once to see which modules keep the shape, dtype and structure of their hidden
@@ -31,6 +37,10 @@ def find_units(model: nn.Module, example: Inputs | None = None) -> Chain:
         model: Any network.
         example: What its forward takes: a tensor, a tuple of arguments, or a dict of keywords. The
             MACs of the units are counted for it. May be left out for Hugging Face models.
+        granularity: `block`, or `sublayer` for attention and MLP alone: the branches that a block adds
+            to its hidden state one by one, each with the norm, scale and other modules that feed or
+            follow nothing else. Blocks with a single branch (residual CNNs), and those whose branches
+            are no modules of their own, stay units.
 
     Returns:
         The chain. Units that cannot be removed are in it, with the reason in `why`.
@@ -38,7 +48,8 @@ def find_units(model: nn.Module, example: Inputs | None = None) -> Chain:
     Raises:
         UnknownArchitectureError: If nothing was found that could be removed.
         DataError: If the network does not run on the example; the network's own error is its cause.
-        ConfigError: If there is no example, and the model does not say what it takes.
+        ConfigError: If there is no example, and the model does not say what it takes; or there is no
+            such granularity.
 
     Example:
         >>> import torch
@@ -47,9 +58,16 @@ def find_units(model: nn.Module, example: Inputs | None = None) -> Chain:
         >>> [unit.name for unit in find_units(net, torch.zeros(1, 2)) if unit.removable]
         ['1', '2', '3']
     """
+    if granularity not in GRANULARITIES:
+        raise ConfigError(
+            f"asked for units of the granularity {granularity!r}: {' and '.join(GRANULARITIES)} work."
+        )
     example = to_device(example_for(model) if example is None else example, device_of(model))
     calls = _trace(model, example)
-    chain = _describe(model, example, select(model, calls), calls)
+    found = select(model, calls)
+    if granularity == "sublayer":
+        found = in_sublayers(model, example, found, calls)
+    chain = _describe(model, example, found, calls)
     if not chain.removable:
         raise UnknownArchitectureError(_nothing_found(chain, calls))
     chain = mark_vital(model, example, chain)
@@ -57,7 +75,7 @@ def find_units(model: nn.Module, example: Inputs | None = None) -> Chain:
         raise UnknownArchitectureError(_nothing_found(chain, calls))
     if not is_pretrained(model):
         chain = mark_numbered_lists(model, example, chain)
-    return _mark_inexpressible(model, chain)
+    return _mark_inexpressible(model, chain, granularity)
 
 
 def _trace(model: nn.Module, example: Inputs) -> dict[nn.Module, Call]:
@@ -75,9 +93,16 @@ class _Names:
 
     of: dict[nn.Module, str]
 
+    def stage(self, candidate: Candidate, calls: dict[nn.Module, Call]) -> tuple[str, tuple[int, ...]]:
+        """Where a unit, or its block, stands, and the shape that comes out of it."""
+        block = candidate.block or candidate
+        return self.of[block.container], calls[block.modules[-1]].out_shape
+
     def span(self, candidate: Candidate) -> tuple[str, tuple[str, ...], str]:
         names = tuple(self.of[module] for module in candidate.modules)
         container, first = self.of[candidate.container], names[0]
+        if candidate.outputs is not None:
+            return self.of[max(candidate.modules, key=weight)], names, container
         if len(names) > 1 and (last := names[-1].rpartition(".")[2]).isdigit():
             first = f"{first}:{int(last) + 1}"
         return first, names, container
@@ -113,18 +138,27 @@ def _describe(
                 else "bypass",
                 in_shape=first.in_shape,
                 out_shape=last.out_shape,
-                outputs="zeros" if candidate.zeros else last.outputs if len(modules) == 1 else "hidden",
+                outputs=_outputs(candidate, last),
+                after=candidate.after,
             )
         )
         if candidate.zeros:
             units[-1] = replace(units[-1], removal="bypass")
     return Chain(
-        units=_grouped(units),
+        units=_grouped(units, [names.stage(candidate, calls) for candidate in found]),
         model=type(model).__name__,
         params=count_params(model),
         macs=macs.total,
         uncounted=macs.uncounted,
     )
+
+
+def _outputs(candidate: Candidate, last: Call) -> Any:
+    if candidate.outputs is not None:
+        return candidate.outputs
+    if candidate.zeros:
+        return in_zeros(last.outputs)
+    return last.outputs if len(candidate.modules) == 1 else "hidden"
 
 
 def _owners(found: list[Candidate]) -> dict[int, int]:
@@ -157,6 +191,8 @@ def _why_not(candidate: Candidate, calls: dict[nn.Module, Call], *, final: bool)
     first, last = calls[candidate.modules[0]], calls[candidate.modules[-1]]
     if first.times > 1:
         return f"it is used {first.times} times (shared weights)"
+    if candidate.outputs is not None:
+        return ""
     if not first.in_shape:
         return f"no floating-point hidden state goes in and comes out (it returns a {last.returned})"
     if first.in_shape != last.out_shape:
@@ -173,30 +209,35 @@ def _why_not(candidate: Candidate, calls: dict[nn.Module, Call], *, final: bool)
     return ""
 
 
-def _grouped(units: list[Unit]) -> tuple[Unit, ...]:
+def _grouped(units: list[Unit], stages: list[tuple[str, tuple[int, ...]]]) -> tuple[Unit, ...]:
     """Name the stages: neighbours in one container whose outputs have one shape."""
     grouped: list[Unit] = []
     numbers: dict[str, int] = {}
-    for unit in units:
-        previous = grouped[-1] if grouped else None
-        label = unit.container or "network"
-        if previous and previous.container == unit.container and previous.out_shape == unit.out_shape:
-            grouped.append(replace(unit, group=previous.group))
+    for number, (unit, stage) in enumerate(zip(units, stages, strict=True)):
+        label = stage[0] or "network"
+        if number and stages[number - 1] == stage:
+            grouped.append(replace(unit, group=grouped[-1].group))
             continue
         numbers[label] = numbers.get(label, 0) + 1
         grouped.append(replace(unit, group=label if numbers[label] == 1 else f"{label}#{numbers[label]}"))
     return tuple(grouped)
 
 
-def _mark_inexpressible(model: nn.Module, chain: Chain) -> Chain:
-    """Mark units of transformers models whose config cannot say that they are gone."""
+def _mark_inexpressible(model: nn.Module, chain: Chain, granularity: Granularity) -> Chain:
+    """Mark units of transformers models that their config or cache cannot do without."""
     units = list(chain.units)
     for unit in chain:
         owner = owner_of(model, unit.container) if unit.removable else None
         if owner is not None:
             prefix, module = owner
-            container = unit.container.removeprefix(prefix).removeprefix(".")
-            if why := why_not(module, container, removal=unit.removal):
+            container, *paths = (
+                path.removeprefix(prefix).removeprefix(".") for path in (unit.container, *unit.modules)
+            )
+            if granularity == "sublayer" and unit.is_branch:
+                why = why_not_inside(module, paths)
+            else:
+                why = why_not(module, container, removal=unit.removal)
+            if why:
                 units[unit.index] = replace(unit, removable=False, why=why)
     return replace(chain, units=tuple(units))
 

@@ -8,6 +8,9 @@ for it when it is bypassed (`rebuild`):
     {"arg": 1}, {"kwarg": "name"}    an argument handed through
     {"value": null}                  a constant
     {"tuple": […]}, {"list": […]}, {"dict": {…}}   a structure of these
+
+A unit of several modules either hands its hidden state through all of them (`"hidden"`), or says for
+each of them what stands in: `{"each": […]}`.
 """
 
 from __future__ import annotations
@@ -19,7 +22,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Bypass", "describe", "hidden_input", "hidden_output", "rebuild", "replace_hidden"]
+__all__ = [
+    "Bypass",
+    "describe",
+    "hidden_input",
+    "hidden_output",
+    "in_zeros",
+    "rebuild",
+    "replace_hidden",
+    "stand_ins",
+]
 
 _CONSTANTS = (bool, int, float, str, type(None))
 
@@ -44,18 +56,26 @@ def hidden_output(output: Any) -> Tensor | None:
     return None
 
 
-def describe(output: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any | None:
+def describe(
+    output: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, spare: bool = False
+) -> Any | None:
     """Return where each returned value would come from if the call were bypassed.
+
+    Args:
+        output: What the call returned.
+        args, kwargs: Its arguments.
+        spare: Whether what only the call can make (attention weights) may be left out: None stands in
+            its place.
 
     Returns:
         JSON values as in the module's docstring; None if something is returned that is neither the
         hidden state, nor an argument handed through, nor a constant.
     """
-    return _describe(output, hidden_output(output), args, kwargs)
+    return _describe(output, hidden_output(output), args, kwargs, {"value": None} if spare else None)
 
 
 def _describe(
-    value: Any, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any]
+    value: Any, hidden: Tensor | None, args: Sequence[Any], kwargs: Mapping[str, Any], unknown: Any
 ) -> Any | None:
     if value is hidden and hidden is not None:
         return "hidden"
@@ -68,12 +88,29 @@ def _describe(
         if value is argument:
             return {"kwarg": name}
     if type(value) in (tuple, list):
-        parts = [_describe(part, hidden, args, kwargs) for part in value]
+        parts = [_describe(part, hidden, args, kwargs, unknown) for part in value]
         return None if None in parts else {type(value).__name__: parts}
     if type(value) is dict:
-        entries = {key: _describe(part, hidden, args, kwargs) for key, part in value.items()}
+        entries = {key: _describe(part, hidden, args, kwargs, unknown) for key, part in value.items()}
         return None if None in entries.values() else {"dict": entries}
-    return None
+    return unknown
+
+
+def in_zeros(description: Any) -> Any:
+    """Return the description with zeros where the hidden state stood.
+
+    Example:
+        >>> in_zeros({"tuple": ["hidden", {"value": None}]})
+        {'tuple': ['zeros', {'value': None}]}
+    """
+    if description == "hidden":
+        return "zeros"
+    if isinstance(description, dict) and not description.keys().isdisjoint({"tuple", "list", "dict"}):
+        ((form, content),) = description.items()
+        if isinstance(content, dict):
+            return {form: {key: in_zeros(part) for key, part in content.items()}}
+        return {form: [in_zeros(part) for part in content]}
+    return description
 
 
 def rebuild(description: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
@@ -134,3 +171,19 @@ class Bypass(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the arguments' hidden state in the unit's structure."""
         return rebuild(self.outputs, args, kwargs)
+
+
+def stand_ins(outputs: Any, count: int) -> list[nn.Module]:
+    """Return what stands in for a bypassed unit, a module for each of its own.
+
+    Args:
+        outputs: What the unit returned, as `Unit.outputs` says it.
+        count: How many modules it consists of.
+
+    Example:
+        >>> [type(module).__name__ for module in stand_ins("hidden", 2)]
+        ['Bypass', 'Identity']
+    """
+    if isinstance(outputs, dict) and "each" in outputs:
+        return [Bypass(description) for description in outputs["each"]]
+    return [Bypass(outputs), *(nn.Identity() for _ in range(count - 1))]

@@ -9,75 +9,24 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeGuard, cast
 
 from torch import nn
 
+from shoal.architectures.cache import renumber_
+from shoal.architectures.families import FAMILIES, Family, layers_of, submodule
 from shoal.errors import UnitError
 from shoal.units import Removal
 
-__all__ = ["FAMILIES", "Family", "is_pretrained", "owner_of", "repair_config_", "why_not"]
+__all__ = [
+    "FAMILIES",
+    "Family",
+    "is_pretrained",
+    "owner_of",
+    "repair_config_",
+    "why_not",
+]
 
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """How the config of one `model_type` describes its layers.
-
-    Attributes:
-        containers: Dotted paths, inside the base model, at which versions of transformers hold the
-            list of layers.
-        count: Field that counts the layers; `attribute_map` of the config is followed.
-        sliced: Fields with one entry a layer.
-        recounted: Fields that say how many of the first layers are of a kind.
-        staged: The config names one stage a layer (`stage_names`, `out_features`, `out_indices`).
-        refused: Fields whose value makes a layer's result depend on its number.
-    """
-
-    containers: tuple[str, ...]
-    count: str = "num_hidden_layers"
-    sliced: tuple[str, ...] = ()
-    recounted: tuple[str, ...] = ()
-    staged: bool = False
-    refused: Mapping[str, Any] = field(default_factory=dict, hash=False)
-
-
-_DECODER = Family(containers=("layers",))
-_TYPED = Family(containers=("layers",), sliced=("layer_types",))
-_WINDOWED = Family(containers=("layers",), sliced=("layer_types",), recounted=("max_window_layers",))
-_ENCODER = Family(containers=("encoder.layer",))
-_VISION = Family(containers=("layers", "encoder.layer"))
-
-FAMILIES: Mapping[str, Family] = {
-    "bert": _ENCODER,
-    "camembert": _ENCODER,
-    "cohere": _DECODER,
-    "deit": _VISION,
-    "dinov2": Family(containers=("encoder.layer", "layers"), staged=True),
-    "distilbert": Family(containers=("transformer.layer",)),
-    "electra": _ENCODER,
-    "gemma": _DECODER,
-    "gemma2": _TYPED,
-    "gemma3_text": _TYPED,
-    "gpt2": Family(containers=("h",), refused={"scale_attn_by_inverse_layer_idx": True}),
-    "gpt_neox": _DECODER,
-    "granite": _DECODER,
-    "llama": _DECODER,
-    "mistral": _TYPED,
-    "olmo": _DECODER,
-    "olmo2": _DECODER,
-    "opt": Family(containers=("decoder.layers",)),
-    "phi": _DECODER,
-    "phi3": _DECODER,
-    "qwen2": _WINDOWED,
-    "qwen3": _WINDOWED,
-    "roberta": _ENCODER,
-    "smollm3": Family(containers=("layers",), sliced=("layer_types", "no_rope_layers")),
-    "stablelm": _DECODER,
-    "starcoder2": _DECODER,
-    "vit": _VISION,
-    "xlm-roberta": _ENCODER,
-}
 
 # Lists and tables that may by chance be as long as the network is deep, and do not describe layers.
 _HARMLESS = frozenset(
@@ -139,9 +88,8 @@ def why_not(model: nn.Module, container: str, *, removal: Removal = "delete", ke
     if family is None:
         called = kind or type(model).__name__
         return f"shoal does not know how the config of a {called} model describes its layers"
-    layers = _layers(model, family)
-    found = _submodule(model, container)
-    if layers is None or found is not layers:
+    layers = _list_of_layers(model, container)
+    if layers is None:
         where = " or ".join(family.containers)
         return f"the config of a {kind} model counts the layers in {where}; {container or 'this'!r} is not it"
     if removal != "delete":
@@ -193,16 +141,12 @@ def repair_config_(model: nn.Module, container: str, kept: Sequence[int]) -> Non
         UnitError: If the model has no row in `FAMILIES`, or the path is not its list of layers.
     """
     family = FAMILIES.get(getattr(model.config, "model_type", ""))
-    layers = None if family is None else _layers(model, family)
-    if family is None or layers is None or _submodule(model, container) is not layers:
+    if family is None or _list_of_layers(model, container) is None:
         raise UnitError(
             f"asked to repair the config of {type(model).__name__} for {container!r}: "
             f"{why_not(model, container)}. Known: {', '.join(FAMILIES)}."
         )
-    for number, layer in enumerate(layers):
-        for module in layer.modules():
-            if type(vars(module).get("layer_idx")) is int:
-                vars(module)["layer_idx"] = number
+    renumber_(model)
     for config in _configs(model):
         _repair_(config, family, kept)
 
@@ -234,13 +178,7 @@ def _repair_(config: Any, family: Family, kept: Sequence[int]) -> None:
         config._out_features, config._out_indices = [f"stage{last}"], [last]
 
 
-def _layers(model: Any, family: Family) -> nn.ModuleList | None:
-    found = (_submodule(model.base_model, path) for path in family.containers)
-    return next((layers for layers in found if isinstance(layers, nn.ModuleList)), None)
-
-
-def _submodule(model: nn.Module, path: str) -> nn.Module | None:
-    try:
-        return model.get_submodule(path)
-    except AttributeError:
-        return None
+def _list_of_layers(model: nn.Module, container: str) -> nn.ModuleList | None:
+    """The list of layers that the config counts, if it is the one of this path."""
+    known = layers_of(model)
+    return known[1] if known is not None and submodule(model, container) is known[1] else None

@@ -46,7 +46,7 @@ class LoadedModel:
 
     def load_tokenizer(self) -> Any:
         """Return the tokenizer that comes with the model; None where none does."""
-        if self.source["kind"] != "huggingface":
+        if self.source["kind"] not in ("huggingface", "shoal"):
             return None
         place = self.folder or str(self.source["reference"])
         return read_tokenizer(place, gguf=self.source.get("gguf"))

@@ -14,13 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized, type_before_parametrizations
 
 from shoal.architectures.tracing import Call, matrices
+from shoal.units import After
 
-__all__ = ["Candidate", "alike", "select"]
+__all__ = ["Candidate", "alike", "select", "weight"]
 
 _CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 # A module whose repeated blocks hold this share of its weights is a stage, not a block.
@@ -31,11 +33,23 @@ _WHOLE_SHARE = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """Modules that make up one unit, in forward order, and how the network lives without them."""
+    """Modules that make up one unit, in forward order, and how the network lives without them.
+
+    Attributes:
+        modules: The modules.
+        container: What holds them.
+        zeros: Whether zeros stand in for what they return.
+        block: The unit that they are a branch of; None for a unit of its own.
+        outputs: For a branch of a block: what stands in for its modules, as `Unit.outputs` says it.
+        after: As `Unit.after`.
+    """
 
     modules: tuple[nn.Module, ...]
     container: nn.Module
     zeros: bool = False
+    block: Candidate | None = None
+    outputs: Any = None
+    after: After = ""
 
 
 def select(model: nn.Module, calls: dict[nn.Module, Call]) -> list[Candidate]:
@@ -76,7 +90,8 @@ def _parents(model: nn.Module) -> dict[nn.Module, nn.Module]:
     }
 
 
-def _weight(modules: list[nn.Module] | nn.Module) -> int:
+def weight(modules: list[nn.Module] | nn.Module) -> int:
+    """Return the number of parameters that some module holds; shared ones count once."""
     group = modules if isinstance(modules, list) else [modules]
     unique = {id(p): p.numel() for module in group for p in module.parameters()}
     return sum(unique.values())
@@ -97,7 +112,7 @@ class _Blocks:
         # A module may be held in several places.
         blocks = list(dict.fromkeys(blocks))
         alone = len(blocks) == 1 and module not in self.parents
-        if alone and _weight(blocks) > _WHOLE_SHARE * _weight(module):
+        if alone and weight(blocks) > _WHOLE_SHARE * weight(module):
             return []
         return blocks
 
@@ -105,7 +120,7 @@ class _Blocks:
         seen = self.calls.get(module)
         if seen is None or not (seen.keeps and seen.carries):
             return False
-        if not inner or _weight(inner) < _STAGE_SHARE * _weight(module):
+        if not inner or weight(inner) < _STAGE_SHARE * weight(module):
             return True
         if any(alike(a, b) for i, a in enumerate(inner) for b in inner[:i]):
             return False

@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import read_plan
 from shoal.cli.loading import open_example, open_model
-from shoal.cli.options import ExampleOptions, ModelOptions
-from shoal.errors import ConfigError
+from shoal.cli.options import ExampleOptions, FormatOptions, ModelOptions
+from shoal.errors import ConfigError, PlanError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from shoal.calling import Inputs
+    from shoal.plan import Plan
 
 __all__ = ["Options", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ExampleOptions, ModelOptions):
+class Options(FormatOptions, ExampleOptions, ModelOptions):
     """What `shoal apply` takes.
 
     Attributes:
@@ -42,18 +48,19 @@ def run(options: Options) -> None:
     """
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to apply a plan: say where to with --output, or only look with --dry-run.")
-    from shoal.surgery import apply, check_target, save_verified
+    from shoal.surgery import apply, check_format, check_target, save_verified
 
     if options.output is not None and not options.dry_run:
         check_target(options.output, overwrite=options.overwrite)
     plan = read_plan(options.plan)
-    from shoal.architectures import find_units
     from shoal.measurement import measure_pair
     from shoal.reports import checks_table, comparison_table, plan_table
 
     loaded = open_model(options)
     example = open_example(options, loaded)
-    plan.check(find_units(loaded.model, example))
+    _check_fit(plan, loaded.model, example)
+    if options.output is not None and not options.dry_run:
+        check_format(loaded.model, options.format, plan.steps)
     small = apply(loaded.model, plan)
     before, after = measure_pair(loaded.model, small, example)
     document = {"plan": json.loads(plan.to_json()), "before": before.as_json(), "after": after.as_json()}
@@ -66,6 +73,7 @@ def run(options: Options) -> None:
             options.output,
             example=example,
             overwrite=options.overwrite,
+            format=options.format,
             trust_remote_code=options.trust_remote_code,
             plan=plan,
             source=loaded.source,
@@ -81,3 +89,17 @@ def run(options: Options) -> None:
         note("nothing was written (--dry-run)")
     if options.json:
         show_json(document)
+
+
+def _check_fit(plan: Plan, model: nn.Module, example: Inputs) -> None:
+    """Check that the plan was made for this network's units: its blocks, or its sublayers."""
+    from shoal.architectures import find_units
+
+    blocks = find_units(model, example)
+    try:
+        plan.check(blocks)
+    except PlanError:
+        sublayers = find_units(model, example, granularity="sublayer")
+        if plan.model.units != tuple(unit.name for unit in sublayers):
+            raise
+        plan.check(sublayers)

@@ -69,7 +69,7 @@ def run(options: Options) -> None:
 
     A folder that shoal wrote keeps its plan. A checkpoint stands beside the output until it is done.
     """
-    from shoal.surgery import check_target, save_verified
+    from shoal.surgery import check_target, format_of, save_verified
 
     check_target(options.output, overwrite=options.overwrite)
     settings = _settings(options)
@@ -81,6 +81,7 @@ def run(options: Options) -> None:
 
     loaded = open_model(options)
     plan, source, original, evidence = _history(loaded)
+    written = "auto" if loaded.folder is None else format_of(loaded.folder)
     teacher = None if options.teacher is None else open_model(options, options.teacher).model
     data = open_data(options, loaded)
     judged = None if options.eval_data is None else open_more_data(options.eval_data, options, loaded)
@@ -104,9 +105,10 @@ def run(options: Options) -> None:
         options.output,
         example=example,
         overwrite=options.overwrite,
+        format=written,
         trust_remote_code=options.trust_remote_code,
         plan=plan,
-        source=source,
+        source=source if written == "auto" else loaded.source,
         before=original or before,
         after=after,
         tokenizer_from=loaded.folder or loaded.load_tokenizer(),

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from shoal.cli.command import Flag
+from shoal.units import Granularity
 
-__all__ = ["BatchOptions", "DataOptions", "ExampleOptions", "ModelOptions", "RunOptions", "SampleOptions"]
+__all__ = [
+    "BatchOptions",
+    "DataOptions",
+    "ExampleOptions",
+    "FormatOptions",
+    "ModelOptions",
+    "RunOptions",
+    "SampleOptions",
+    "UnitOptions",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +52,29 @@ class ModelOptions(RunOptions):
     device: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitOptions:
+    """What a unit is.
+
+    Attributes:
+        granularity: block, or sublayer for attention and MLP alone where blocks consist of them.
+    """
+
+    granularity: Granularity = "block"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormatOptions:
+    """How a network is written.
+
+    Attributes:
+        format: auto writes a folder that stock loaders read where the network is of Hugging Face; torch
+            one that only shoal reads, which Hugging Face models without some sublayers need.
+    """
+
+    format: Literal["auto", "torch"] = "auto"
 
 
 @dataclass(frozen=True, kw_only=True)

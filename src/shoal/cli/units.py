@@ -6,13 +6,13 @@ from dataclasses import asdict, dataclass
 
 from shoal.cli.console import show_json, show_table
 from shoal.cli.loading import open_example, open_model
-from shoal.cli.options import ExampleOptions, ModelOptions
+from shoal.cli.options import ExampleOptions, ModelOptions, UnitOptions
 
 __all__ = ["Options", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(ExampleOptions, ModelOptions):
+class Options(UnitOptions, ExampleOptions, ModelOptions):
     """What `shoal units` takes."""
 
 
@@ -22,7 +22,7 @@ def run(options: Options) -> None:
     from shoal.reports import units_table
 
     loaded = open_model(options)
-    chain = find_units(loaded.model, open_example(options, loaded))
+    chain = find_units(loaded.model, open_example(options, loaded), granularity=options.granularity)
     if not options.json:
         show_table(units_table(chain))
         return

@@ -73,7 +73,7 @@ class GradientScores:
             yield
 
     def _collector(self, unit: Unit, before: Tensor, after: Tensor) -> Callable[[Tensor], None]:
-        branch = unit.outputs == "zeros" or before.shape != after.shape
+        branch = unit.is_branch or before.shape != after.shape
 
         def hook(gradient: Tensor) -> None:
             last = lies_channels_last(gradient)

@@ -73,7 +73,7 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Hash of weights, data and loss, which the journal's keys begin with.
+        """Hash of weights, units, data and loss, which the journal's keys begin with.
 
         Batches in another order are other data: a loader that shuffles cannot be gone on with.
         """
@@ -82,7 +82,7 @@ class Request:
         weights = (_content(value) for value in self.model.state_dict().values())
         data = (_content(leaf) for batch in self.batches for leaf in tree_leaves(_plain(batch)))
         loss = "" if self.loss is None else getattr(self.loss, "__qualname__", type(self.loss).__qualname__)
-        return fingerprint(loss, *weights, *data)
+        return fingerprint(loss, [unit.modules for unit in self.chain], *weights, *data)
 
     def collect(self, settings: EvidenceSettings | None = None) -> Evidence:
         """Return the evidence: what was collected before with such settings, or one pass over the

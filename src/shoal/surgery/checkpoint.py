@@ -23,6 +23,7 @@ from shoal.plan import Plan
 from shoal.result import Evidence, Measurement
 from shoal.surgery.card import model_card
 from shoal.surgery.folders import written_whole
+from shoal.surgery.originals import Format, check_format, write_original
 from shoal.surgery.probe import write_probe
 from shoal.surgery.record import PROBE, RECORD, WEIGHTS, hashes, plain, versions, write_record
 
@@ -49,6 +50,7 @@ def save(
     example: Inputs | None = None,
     tokenizer_from: str | Path | Tokenizer | None = None,
     overwrite: bool = False,
+    format: Format = "auto",
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a network as a folder, whole or not at all, and return the folder.
@@ -56,6 +58,10 @@ def save(
     Models of transformers become the plain folder that stock `AutoModel…from_pretrained` loads; other
     networks become `model.safetensors`, which `load` puts into the network that `source` and `plan`
     describe. Beside them stand `shoal.json`, a model card, and a probe where an example is given.
+
+    No config says that a layer has lost its attention or MLP. Such a model is written with the format
+    `torch`: its weights, the original's config in a folder of its own, and the plan, of which `load`
+    makes the network again without the original's weights.
 
     Args:
         model: The network; stays as it is.
@@ -69,14 +75,19 @@ def save(
         tokenizer_from: Folder to copy tokenizer and processor files from, or a tokenizer; the
             folder of `source` where there is one.
         overwrite: Whether a folder of that name, empty or written by shoal, may be replaced.
+        format: `auto`, or `torch` for a folder that only `load` reads, of any network.
         extra: More fields for `shoal.json`, such as `seeds`; JSON values.
 
     Raises:
-        ConfigError: If the folder exists and may not be replaced, or adapters are attached.
+        ConfigError: If the folder exists and may not be replaced, adapters are attached, there is no
+            such format, or the format is `torch` and the plan does not make the model of its config.
+        UnitError: If it is a model of transformers that a stock loader would not give back.
         SurgeryError: If the weights cannot be written as safetensors.
         DataError: If the answers to the example are not finite.
     """
-    target, stock = Path(folder), is_stock(model)
+    check_format(model, format)
+    target, pretrained = Path(folder), is_stock(model)
+    stock = pretrained and format == "auto"
     fields = {
         "plan": None if plan is None else json.loads(plan.to_json()),
         "source": None if source is None else dict(source),
@@ -94,6 +105,9 @@ def save(
             write_pretrained(model, partial)
             _write_companions(partial, tokenizer_from, source)
         else:
+            if pretrained:
+                fields["replay"] = write_original(model, partial, plan, source)
+                _write_companions(partial, tokenizer_from, source)
             _write_weights(model, partial / WEIGHTS)
         if example is not None:
             write_probe(model, example, partial / PROBE)

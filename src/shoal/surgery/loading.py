@@ -17,6 +17,7 @@ from shoal.architectures.pretrained import read_pretrained
 from shoal.architectures.references import rebuild
 from shoal.errors import ConfigError, VerificationError
 from shoal.plan import Plan
+from shoal.surgery.originals import rebuild_original
 from shoal.surgery.record import RECORD, WEIGHTS, read_record
 from shoal.surgery.removal import apply
 
@@ -118,6 +119,9 @@ def _rebuilt(
     folder: Path, record: Mapping[str, Any], model: Original | None, *, trust_remote_code: bool
 ) -> nn.Module:
     if model is None:
+        replayed = rebuild_original(folder, record, trust_remote_code=trust_remote_code)
+        if replayed is not None:
+            return replayed
         if not record.get("source"):
             raise ConfigError(
                 f"asked to load {str(folder)!r}: it does not say how its {record.get('class', 'network')} is "

@@ -7,11 +7,13 @@ from typing import Any
 
 from torch import nn
 
+from shoal.architectures.pretrained import is_stock
 from shoal.calling import Inputs
 from shoal.errors import VerificationError
 from shoal.surgery.checkpoint import save
 from shoal.surgery.folders import check_target, written_whole
 from shoal.surgery.loading import Original
+from shoal.surgery.originals import Format
 from shoal.surgery.verification import Verification, record_verification, verify
 
 __all__ = ["save_verified"]
@@ -24,6 +26,7 @@ def save_verified(
     example: Inputs,
     original: Original | None = None,
     overwrite: bool = False,
+    format: Format = "auto",
     trust_remote_code: bool = False,
     **told: Any,
 ) -> Verification:
@@ -36,6 +39,7 @@ def save_verified(
         original: For networks that are not of transformers and that no `source` describes: the
             original, in which the folder's weights are tried.
         overwrite: Whether a folder of that name that shoal wrote may be replaced.
+        format: As for `save`.
         trust_remote_code: Whether code that comes with the model may run when it is read back.
         told: What `save` takes besides.
 
@@ -43,7 +47,8 @@ def save_verified(
         What was checked.
 
     Raises:
-        ConfigError: If the folder exists and may not be replaced.
+        ConfigError: If the folder exists and may not be replaced, or as `save`.
+        UnitError: If it is a model of transformers that a stock loader would not give back.
         SurgeryError, VerificationError: If it cannot be written, or does not reproduce the model;
             nothing is left behind, and an older folder of that name stays.
     """
@@ -51,8 +56,8 @@ def save_verified(
     check_target(target, overwrite=overwrite)
     with written_whole(target, overwrite=overwrite) as partial:
         partial.rmdir()
-        save(model, partial, example=example, **told)
-        rebuilt = None if told.get("source") else original
+        save(model, partial, example=example, format=format, **told)
+        rebuilt = None if told.get("source") or is_stock(model) else original
         try:
             found = verify(partial, reference=model, model=rebuilt, trust_remote_code=trust_remote_code)
         except VerificationError as error:

@@ -12,21 +12,27 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from shoal.architectures.hidden import Bypass
+from shoal.architectures.cache import numbers_of, renumber_, why_not_inside
+from shoal.architectures.hidden import stand_ins
 from shoal.architectures.huggingface import FAMILIES, owner_of, repair_config_, why_not
 from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.plan import Plan, Remove
+from shoal.units import ends_in_zeros
 
 __all__ = ["apply"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Cut:
-    """What happens to one module: it leaves its container, or `stand_in` takes its place."""
+    """What happens to one module: it leaves its container, or `stand_in` takes its place.
+
+    `branch`: it belongs to a unit whose output is added to the hidden state outside of it.
+    """
 
     path: str
     module: nn.Module
     stand_in: nn.Module | None
+    branch: bool
 
     @property
     def container(self) -> str:
@@ -46,7 +52,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 
     It has the class, device, dtype and training mode of `model`. Entries that leave a list are
     followed by the rest, renumbered from 0; the config and layer numbers of a Hugging Face model
-    follow. An empty plan gives an equal copy. Gradients are not copied.
+    follow. Where a sublayer was, stand-ins without parameters return zeros in its structure. An empty
+    plan gives an equal copy. Gradients are not copied.
 
     Args:
         model: The network that the plan was made for; stays untouched.
@@ -54,7 +61,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 
     Raises:
         PlanError: If the plan does not fit the model.
-        UnitError: If the model is a Hugging Face model whose config shoal cannot repair.
+        UnitError: If the model is a Hugging Face model whose config or cache shoal cannot repair.
         SurgeryError: If the model cannot be copied, or the result fails a post-condition.
 
     Example:
@@ -67,9 +74,14 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     _check_fit(model, plan)
     cuts = [cut for step in plan.steps for cut in _cuts(model, step)]
     _check_lists(model, cuts)
-    repairs = _repairs(model, cuts)
+    repairs = _repairs(model, [cut for cut in cuts if not cut.branch])
+    renumbered = _renumbered(model, plan)
     small = _copy(model, cuts)
-    for container in dict.fromkeys(cut.container for cut in cuts):
+    for path in renumbered:
+        renumber_(small.get_submodule(path))
+    shortened = {cut.container for cut in cuts if cut.stand_in is None}
+    # Inner lists first: what stands behind a gap of an outer one bears another name when it is closed.
+    for container in sorted(shortened, key=lambda path: f".{path}".rstrip(".").count("."), reverse=True):
         _close_gaps_(small.get_submodule(container))
     for container, kept in repairs.items():
         path, owner = owner_of(small, container) or ("", small)
@@ -120,15 +132,25 @@ def _modules(model: nn.Module, step: Remove) -> list[nn.Module]:
 
 
 def _cuts(model: nn.Module, step: Remove) -> list[_Cut]:
-    """The cuts of one unit; in a bypassed run the first module hands on what all of them returned."""
-    stand_ins: list[nn.Module | None] = [None] * len(step.modules)
+    """The cuts of one unit."""
+    modules = _modules(model, step)
+    instead: list[nn.Module | None] = [None] * len(modules)
     if step.removal == "bypass":
-        stand_ins = [Bypass(step.outputs), *(nn.Identity() for _ in step.modules[1:])]
+        instead = [*stand_ins(step.outputs, len(modules))]
+    if len(instead) != len(modules):
+        raise PlanError(
+            f"asked to bypass unit {step.index} ({step.unit}) of {len(modules)} modules: the plan says what "
+            f"stands in for {len(instead)}. Make the plan anew."
+        )
+    branch = step.removal == "bypass" and ends_in_zeros(step.outputs)
     cuts = []
-    for path, module, stand_in in zip(step.modules, _modules(model, step), stand_ins, strict=True):
+    for path, module, stand_in in zip(step.modules, modules, instead, strict=True):
         if stand_in is not None:
             stand_in.train(module.training)
-        cuts.append(_Cut(path=path, module=module, stand_in=stand_in))
+            if numbers := numbers_of(module):
+                # It has no place in the cache, and says so.
+                vars(stand_in)["layer_idx"] = min(numbers)
+        cuts.append(_Cut(path=path, module=module, stand_in=stand_in, branch=branch))
     return cuts
 
 
@@ -173,6 +195,24 @@ def _repairs(model: nn.Module, cuts: list[_Cut]) -> dict[str, list[int]]:
             )
         repairs[container] = kept
     return repairs
+
+
+def _renumbered(model: nn.Module, plan: Plan) -> list[str]:
+    """The paths of the transformers models that lose parts of layers with a place in the cache."""
+    owners: dict[str, None] = {}
+    for step in plan.steps:
+        found = owner_of(model, step.modules[0]) if ends_in_zeros(step.outputs) else None
+        if found is None or step.removal != "bypass":
+            continue
+        path, owner = found
+        if reason := why_not_inside(owner, [_inside(path, module) for module in step.modules]):
+            raise UnitError(
+                f"asked to remove unit {step.index} ({step.unit}) of {type(owner).__name__}: {reason}. "
+                "Remove whole layers (granularity block), or sublayers that do not use the cache."
+            )
+        if any(numbers_of(model.get_submodule(module)) for module in step.modules):
+            owners[path] = None
+    return list(owners)
 
 
 def _copy(model: nn.Module, cuts: list[_Cut]) -> nn.Module:

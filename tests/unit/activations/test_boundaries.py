@@ -1,7 +1,10 @@
+import itertools
+
 import pytest
 import torch
+from torch import nn
 
-from networks import NETWORKS, llama
+from networks import NETWORKS, Attention, feedforward, gpt2, llama, tokens
 from shoal.activations import watching
 from shoal.architectures import find_units
 from shoal.calling import call
@@ -63,7 +66,34 @@ def test_states_are_what_the_units_take_and_return(name):
             state = before.clone()
             for path in unit.modules:
                 state = model.get_submodule(path)(state)
+            state = before + state if unit.is_branch else state
             torch.testing.assert_close(state, after, rtol=0, atol=0)
+
+
+class Scaled(nn.Module):
+    """A block whose branches come with a factor that is no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.mlp = Attention(16), feedforward(16)
+
+    def forward(self, x):
+        x = x + 0.1 * self.attention(x)
+        return x + 0.1 * self.mlp(x)
+
+
+@pytest.mark.parametrize("make", [lambda: (nn.Sequential(Scaled(), Scaled()), tokens()), llama, gpt2])
+def test_behind_a_sublayer_the_state_is_the_one_with_its_output_added_as_the_network_adds_it(make):
+    model, example = make()
+    chain = find_units(model, example, granularity="sublayer")
+    with torch.no_grad(), watching(model, chain) as boundaries:
+        call(model, example)
+        (first, *_), starts, stops = boundaries.points()
+    assert starts == list(range(len(chain)))
+    assert stops == list(range(1, len(chain) + 1))
+    assert first is boundaries.inputs[0]
+    for (_, after), (following, _) in itertools.pairwise(boundaries.pairs()):
+        assert after is following
 
 
 @pytest.mark.parametrize(("name", "expected"), [("residual", False), ("overwriting", True), ("eager", True)])

@@ -10,17 +10,27 @@ from shoal.activations import Replay, sharing_order
 from shoal.architectures import bypassed, find_units
 from shoal.calling import call
 
-MAKES = {**NETWORKS, "llama": llama, "gpt2": gpt2}
+
+def bert():
+    transformers = pytest.importorskip("transformers")
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2}
+    model = transformers.BertModel(transformers.BertConfig(vocab_size=32, **sizes)).eval()
+    return model, {"input_ids": torch.arange(6)[None]}
 
 
-@pytest.fixture(params=MAKES)
+MAKES = {**NETWORKS, "llama": llama, "gpt2": gpt2, "bert": bert}
+SUBLAYERS = ("vit", "tuples", "pairs", "llama", "gpt2", "bert")
+
+
+@pytest.fixture(params=[*MAKES, *(f"{name} sublayers" for name in SUBLAYERS)])
 def made(request):
-    if request.param in ("llama", "gpt2"):
+    name, _, granularity = request.param.partition(" ")
+    if name in ("llama", "gpt2"):
         pytest.importorskip("transformers")
-    model, example = MAKES[request.param]()
+    model, example = MAKES[name]()
     if hasattr(model, "config"):
         model.config.use_cache = False
-    return model, example, find_units(model, example)
+    return model, example, find_units(model, example, granularity=granularity.rstrip("s") or "block")
 
 
 def tensors(outputs):

@@ -8,7 +8,7 @@ from cifar_resnet import CifarResNet, resnet56
 from torch import nn
 
 from networks import NETWORKS, Attention, Branches, PreActivation, Residual, feedforward, images, tokens
-from shoal.architectures import find_units
+from shoal.architectures import bypassed, find_units
 from shoal.calling import to_device
 from shoal.errors import ConfigError, DataError, UnknownArchitectureError
 
@@ -169,6 +169,28 @@ def test_a_branch_that_is_not_added_like_the_others_is_not_removable():
     chain = find_units(Ends(), tokens())
     assert chain.removable == (0, 1, 2, 3, 4, 5)
     assert chain["last"].why.startswith("its output is not added to the hidden state")
+
+
+def test_a_branch_is_bypassed_by_zeros_in_the_structure_that_it_returned():
+    class Tupled(Attention):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, None]:
+            return super().forward(x), None
+
+    class Drawn(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(Tupled(16) for _ in range(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            for layer in self.layers:
+                x = x + layer(x)[0]
+            return x
+
+    model, x = Drawn(), tokens()
+    chain = find_units(model, x)
+    assert chain[0].outputs == {"tuple": ["zeros", {"value": None}]}
+    with bypassed(model, chain, [0, 1, 2]):
+        assert torch.equal(model(x), x)
 
 
 def test_a_unit_held_under_two_names_is_not_removable():

@@ -9,8 +9,10 @@ from shoal.architectures.hidden import (
     describe,
     hidden_input,
     hidden_output,
+    in_zeros,
     rebuild,
     replace_hidden,
+    stand_ins,
 )
 
 Pair = collections.namedtuple("Pair", ["state", "extra"])
@@ -96,6 +98,46 @@ def test_a_keyword_that_is_handed_through_is_described_by_its_name(x):
 )
 def test_what_only_the_unit_can_make_has_no_description(x, extra, wrap):
     assert describe(wrap(x, extra), (x,), {}) is None
+
+
+def test_what_only_the_unit_can_make_may_be_left_out(x):
+    weights = torch.ones(1)
+    assert describe((x, weights), (x,), {}, spare=True) == {"tuple": ["hidden", {"value": None}]}
+    assert describe([x, (weights, IDS)], (IDS,), {}, spare=True) == {
+        "list": ["hidden", {"tuple": [{"value": None}, {"arg": 0}]}]
+    }
+
+
+@pytest.mark.parametrize(
+    ("description", "expected"),
+    [
+        ("hidden", "zeros"),
+        ({"tuple": ["hidden", {"arg": 1}]}, {"tuple": ["zeros", {"arg": 1}]}),
+        ({"list": [{"tuple": ["hidden"]}]}, {"list": [{"tuple": ["zeros"]}]}),
+        (
+            {"dict": {"tuple": "hidden", "b": {"value": "hidden"}}},
+            {"dict": {"tuple": "zeros", "b": {"value": "hidden"}}},
+        ),
+        ({"value": None}, {"value": None}),
+        (None, None),
+    ],
+)
+def test_zeros_take_the_hidden_state_s_place_and_no_other(description, expected):
+    assert in_zeros(description) == expected
+
+
+def test_a_unit_that_is_handed_through_needs_one_stand_in_that_does_it(x):
+    first, *others = stand_ins({"tuple": ["hidden", {"arg": 1}]}, 3)
+    assert first(x, IDS) == (x, IDS)
+    assert [type(other) for other in others] == [nn.Identity, nn.Identity]
+
+
+def test_every_module_of_a_branch_has_a_stand_in_of_its_own(x):
+    first, second = stand_ins({"each": ["hidden", {"tuple": ["zeros", {"value": None}]}]}, 2)
+    assert first(x) is x
+    zeros, nothing = second(hidden=x, mask=IDS)
+    assert torch.equal(zeros, torch.zeros_like(x))
+    assert nothing is None
 
 
 def test_arguments_that_a_later_call_leaves_out_become_none(x):

@@ -63,7 +63,10 @@ def test_the_tokenizer_of_a_folder_is_loaded_when_asked_for(llama_folder):
     (llama_folder / "tokenizer_config.json").write_text(
         json.dumps({"tokenizer_class": "PreTrainedTokenizerFast"})
     )
-    assert load_model(str(llama_folder)).load_tokenizer()("a")["input_ids"] == [0]
+    loaded = load_model(str(llama_folder))
+    assert loaded.load_tokenizer()("a")["input_ids"] == [0]
+    written = save(loaded.model, llama_folder / "out", format="torch", tokenizer_from=llama_folder)
+    assert load_model(str(written)).load_tokenizer()("a")["input_ids"] == [0]
 
 
 def test_a_function_of_a_file_is_called(file):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 import shoal as package
+from networks import gpt2
 from shoal.errors import SurgeryError
 
 
@@ -81,3 +82,41 @@ def test_an_interruption_exits_with_130_and_leaves_nothing(shoal, plan, files, m
     before = files()
     assert shoal("apply net.py:make plan.json --data digits -o small").code == 130
     assert files() == before
+
+
+@pytest.fixture
+def sublayer_plan(place):
+    """A folder of a tiny GPT-2, and a plan to remove an attention and an MLP of it."""
+    model, example = gpt2()
+    model.save_pretrained(place / "gpt2")
+    chain = package.find_units(model, example, granularity="sublayer")
+    (place / "sub.json").write_text(package.Plan.removing(chain, [0, 5]).to_json())
+    return "sub.json"
+
+
+def test_a_plan_of_sublayers_is_known_by_its_units_and_needs_the_other_format(shoal, sublayer_plan, files):
+    before = files()
+    refused = shoal("apply gpt2 sub.json -o small")
+    assert refused.code == 2
+    assert "--format torch" in refused.err
+    assert files() == before
+    assert "remaining: 6 of 8 units" in shoal("apply gpt2 sub.json --dry-run").out
+    outcome = shoal("apply gpt2 sub.json -o small --format torch")
+    assert outcome.code == 0
+    assert "Verified: small" in outcome.out
+    assert shoal("verify small").code == 0
+    assert shoal("units small --json").json["params"] == sum(
+        p.numel() for p in package.load("small").parameters()
+    )
+
+
+def test_a_plan_of_sublayers_of_another_network_is_refused(shoal, sublayer_plan):
+    outcome = shoal("apply net.py:make sub.json --data digits -o small --format torch")
+    assert outcome.code == 2
+    assert "with 8 units on Sequential with 5 units" in outcome.err
+
+
+def test_another_format_is_refused(shoal, plan):
+    outcome = shoal("apply net.py:make plan.json --data digits -o small --format onnx")
+    assert outcome.code == 2
+    assert "torch" in outcome.err

@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from shoal import load
+from networks import gpt2
+from shoal import Plan, apply, find_units, load, save
 from shoal.training import healing
 
 HEAL = "heal small --data net.py:batches --teacher net.py:make -o healed"
@@ -78,3 +79,14 @@ def test_a_wrong_request_leaves_nothing(shoal, small, files, typed, message):
     assert outcome.code == 2
     assert message in outcome.err
     assert files() == before
+
+
+def test_a_folder_for_shoal_alone_is_written_as_one_again(shoal, place):
+    model, example = gpt2()
+    plan = Plan.removing(find_units(model, example, granularity="sublayer"), [0])
+    save(apply(model, plan), place / "sub", plan=plan, format="torch")
+    (place / "ids.jsonl").write_text("\n".join(json.dumps({"input_ids": [*range(8)]}) for _ in range(4)))
+    outcome = shoal("heal sub --data ids.jsonl --seq-len 8 --steps 1 -o healed")
+    assert outcome.code == 0
+    assert (place / "healed" / "original" / "config.json").is_file()
+    assert shoal("verify healed").code == 0

@@ -20,6 +20,42 @@ def test_macs_are_those_of_the_call_with_so_many_samples(shoal):
     assert shoal("units net.py:make --data digits --json --example-batch 3").json["macs"] == 3 * one
 
 
+LAYERED = """
+import torch
+from torch import nn
+
+
+class Layer(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mix, self.mlp = nn.LayerNorm(16), nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, x):
+        x = x + self.mix(self.norm(x))
+        return x + self.mlp(x)
+
+
+def make():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), Layer(), Layer(), nn.Linear(16, 10))
+"""
+
+
+def test_sublayers_are_listed_where_they_are_asked_for(shoal, place):
+    (place / "layered.py").write_text(LAYERED)
+    assert "2 units, 2 removable" in shoal("units layered.py:make --data digits").out
+    found = shoal("units layered.py:make --data digits --granularity sublayer --json").json["units"]
+    assert [unit["name"] for unit in found] == ["2.mix", "2.mlp", "3.mix", "3.mlp"]
+    assert found[0]["modules"] == ["2.norm", "2.mix"]
+    assert "4 units, 4 removable" in shoal("units layered.py:make --data digits --granularity sublayer").out
+
+
+def test_another_granularity_is_refused(shoal):
+    outcome = shoal("units net.py:make --data digits --granularity layer")
+    assert outcome.code == 2
+    assert "sublayer" in outcome.err
+
+
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

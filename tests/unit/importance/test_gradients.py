@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from networks import gpt2, llama
 from shoal import find_units
 from shoal.importance import collect_evidence
 from shoal.importance.gradients import gradients_of
@@ -184,3 +185,27 @@ def test_gradients_are_restored_after_a_failure():
     with pytest.raises(KeyError, match="stop"), gradients_of(model, chain):
         raise KeyError("stop")
     assert not any(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("make", [gpt2, llama])
+def test_of_sublayers_they_are_the_derivatives_by_a_gate_on_what_is_added(make):
+    model, _ = make()
+    chain = find_units(model, granularity="sublayer")
+    ids = torch.randint(0, 64, (6, 9))
+    gate = torch.zeros(len(chain), 6, requires_grad=True)
+
+    def scaled(index):
+        def hook(module, args, out):
+            hidden = out if isinstance(out, torch.Tensor) else out[0]
+            changed = hidden * (1 + gate[index].view(-1, 1, 1))
+            return changed if isinstance(out, torch.Tensor) else (changed, *out[1:])
+
+        return hook
+
+    handles = [model.get_submodule(u.modules[-1]).register_forward_hook(scaled(u.index)) for u in chain]
+    logits = model(ids, use_cache=False).logits
+    loss = F.cross_entropy(logits[:, :-1].transpose(1, 2), ids[:, 1:], reduction="none").mean(1)
+    saved = torch.autograd.grad(loss.sum(), gate)[0].double().numpy()
+    for handle in handles:
+        handle.remove()
+    check_scores(collect_evidence(model, chain, [{"input_ids": ids}]).importance, saved)

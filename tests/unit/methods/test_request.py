@@ -3,6 +3,7 @@ from copy import deepcopy
 import pytest
 import torch
 
+from networks import NETWORKS
 from shoal import Budget, find_units
 from shoal.errors import BudgetError, DataError
 from shoal.importance import EvidenceSettings, GraftSettings
@@ -145,3 +146,19 @@ def test_a_score_that_is_not_there_is_refused(ask):
         DataError, match="by 'drop_estimate': .* in the evidence, block_influence, angular_distance"
     ):
         ask(batches=[torch.randn(8, 3, 8, 8)]).scores("drop_estimate")
+
+
+def test_the_journal_tells_the_units_of_two_granularities_apart(tmp_path):
+    model, example = NETWORKS["vit"]()
+    keys = {
+        Request(
+            model=model,
+            chain=find_units(model, example, granularity=granularity),
+            batches=[example],
+            example=example,
+            budget=Budget.parse("units=1"),
+            journal=Journal(tmp_path / granularity),
+        ).key
+        for granularity in ("block", "sublayer")
+    }
+    assert len(keys) == 2

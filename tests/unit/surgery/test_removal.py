@@ -13,6 +13,7 @@ from shoal import apply
 from shoal.architectures import bypassed
 from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.plan import Plan
+from shoal.units import Chain
 
 
 def state_of(model):
@@ -139,6 +140,69 @@ def test_a_block_held_as_an_attribute_is_bypassed(chained, x):
     net = Pair()
     chain = chained(net, ["first", "second"], removal="bypass")
     assert torch.equal(apply(net, Plan.removing(chain, ["first"]))(x), net.second(x))
+
+
+class Pair(nn.Module):
+    """A norm and a layer that returns a tuple, added to what goes past both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.layer = nn.LayerNorm(4), Tupled(4, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.layer(self.norm(x))[0]
+
+
+class Tupled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> Any:
+        return super().forward(x), None
+
+
+BRANCH = {"each": ["hidden", {"tuple": ["zeros", {"value": None}]}]}
+
+
+def branch_of(chained, net, outputs):
+    unit = replace(chained(net, ["layer"], removal="bypass", outputs=outputs)[0], modules=("norm", "layer"))
+    params = sum(p.numel() for p in net.parameters())
+    return Chain(units=(replace(unit, params=params),), model="Pair", params=params, macs=0)
+
+
+def test_a_branch_leaves_with_its_norm_and_zeros_stand_in_its_structure(chained, x):
+    net = Pair()
+    chain = branch_of(chained, net, BRANCH)
+    small: Any = apply(net, Plan.from_json(Plan.removing(chain, [0]).to_json()))
+    assert torch.equal(small(x), x)
+    assert not list(small.parameters())
+    assert [type(module).__name__ for module in small.children()] == ["Bypass", "Bypass"]
+    with torch.no_grad(), bypassed(net, chain, [0]):
+        assert torch.equal(net(x), x)
+    assert [module.training for module in small.modules()] == [module.training for module in net.modules()]
+
+
+def test_a_plan_that_does_not_say_what_stands_in_for_every_module_is_refused(chained):
+    chain = branch_of(chained, Pair(), {"each": ["zeros"]})
+    with pytest.raises(PlanError, match=r"unit 0 \(layer\) of 2 modules: the plan says what stands in for 1"):
+        apply(Pair(), Plan.removing(chain, [0]))
+
+
+def test_lists_inside_entries_behind_a_gap_are_shortened_too(chained, x):
+    def entries(count: int) -> nn.Sequential:
+        return nn.Sequential(*(nn.Sequential(nn.Linear(4, 4)) for _ in range(count)))
+
+    net = nn.Sequential(entries(2), entries(2), Pair())
+    small: Any = apply(net, Plan.removing(chained(net, ["0", "1.0"]), [0, 1]))
+    assert torch.equal(small(x), net[2](net[1][1](x)))
+    chain = chained(net, ["0", "2.layer"])
+    units = (chain[0], replace(chain[1], removal="bypass", outputs={"tuple": ["zeros", {"value": None}]}))
+    small = apply(net, Plan.removing(replace(chain, units=units), [0, 1]))
+    assert torch.equal(small(x), net[1](x))
+
+
+def test_a_part_of_a_layer_whose_place_in_the_cache_is_not_known_is_refused(llama, chained):
+    llama.config.model_type = "unheard"
+    chain = chained(llama, ["model.layers.1.self_attn"], removal="bypass", outputs=BRANCH["each"][1])
+    with pytest.raises(UnitError, match=r"unit 0 \(model\.layers\.1\.self_attn\) .*unheard.*whole layers"):
+        apply(llama, Plan.removing(chain, [0]))
 
 
 def test_a_plan_of_another_model_is_refused(net, net_chain):
