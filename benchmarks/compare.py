@@ -8,7 +8,7 @@
 - `resnet56`: 6, 9 and 12 of 27 blocks out; JPEG-compressed CIFAR-10: 1,000 test images choose, 4,000
   others judge; healing is one epoch of 5,000 training images.
 - `smollm2`: 3, 6 and 9 of 30 layers out; wikitext-2 in windows of 512 tokens: 3 choose, 6 others judge,
-  8 others heal.
+  4 others heal; SGLP exchanges 32 times at most, and CKA pruning removes 3 layers a round.
 
 Stages: `choose` (no healing), `heal`, `latency`; the first two where none is named. All that is measured
 is kept in `benchmarks/cache/`, so that a run that stopped goes on. Losses are cross-entropy in nats (a
@@ -44,6 +44,7 @@ class Case:
         self, model: nn.Module, units: list[int], data: tuple[list[Any], list[Any], list[Any]], told: str
     ) -> None:
         self.model, self.units, self.told = model, units, told
+        self.settings: dict[str, dict[str, Any]] = {}
         self.choose, self.judge, self.train = data
         self.example = first_sample(split_batch(self.choose[0])[0])
 
@@ -63,10 +64,13 @@ def resnet56() -> Case:
 def smollm2_135m() -> Case:
     """SmolLM2-135M-Instruct."""
     loaded = smollm2()
-    ids = windows(loaded, "wikitext-2-valid.txt", count=17, length=512)
-    parts = [[{"input_ids": window} for window in ids[a:b]] for a, b in ((0, 3), (3, 9), (9, 17))]
-    told = "wikitext-2, windows of 512 tokens: 3 choose, 6 judge, 8 heal"
-    return Case(loaded.model, [27, 24, 21], (parts[0], parts[1], parts[2]), told)
+    ids = windows(loaded, "wikitext-2-valid.txt", count=13, length=512)
+    parts = [[{"input_ids": window} for window in ids[a:b]] for a, b in ((0, 3), (3, 9), (9, 13))]
+    told = "wikitext-2, windows of 512 tokens: 3 choose, 6 judge, 4 heal; sglp swaps=32, cka per_round=3"
+    case = Case(loaded.model, [27, 24, 21], (parts[0], parts[1], parts[2]), told)
+    # So that all methods together take hours, not a day.
+    case.settings = {"sglp": {"swaps": 32}, "cka": {"per_round": 3}}
+    return case
 
 
 CASES = {"resnet56": resnet56, "smollm2": smollm2_135m}
@@ -80,6 +84,7 @@ def compared(name: str, case: Case, *, heal: HealSettings | None) -> Comparison:
         budgets=[f"units={count}" for count in case.units],
         evaluation=case.judge,
         example=case.example,
+        settings=case.settings,
         heal=heal,
         heal_batches=case.train,
         seeds=SEEDS,

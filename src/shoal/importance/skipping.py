@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from shoal.activations import Replay, sharing_order
-from shoal.calling import Batch, check_batches, device_of, evaluating, split_batch, to_device
+from shoal.calling import Batch, Inputs, check_batches, device_of, evaluating, split_batch, to_device
 from shoal.errors import DataError
 from shoal.journal import Journal
-from shoal.measurement import Loss, is_causal, sample_losses
+from shoal.measurement import Loss, is_causal, sample_losses, sample_weights
 from shoal.progress import length, task
 from shoal.tables import ImportanceTable
 from shoal.units import Chain
@@ -29,6 +29,8 @@ _PIECE = 24
 
 class SkipLosses:
     """Mean loss over the batches when exactly some units are bypassed; every set is measured once.
+
+    It is the mean that `evaluate_quality` gives: over samples, or over tokens for token predictions.
 
     Args:
         model: The network; it is left as it was found.
@@ -122,25 +124,27 @@ class SkipLosses:
 
     def _measure(self, sets: list[Removed], title: str) -> None:
         totals = dict.fromkeys(sets, 0.0)
-        weights = 0
+        weights = 0.0
         known = length(self.batches)
         steps = None if known is None else known * len(sets)
         with task(title, steps) as advance, evaluating(self.model), torch.no_grad():
             for batch in self.batches:
                 inputs, labels = split_batch(to_device(batch, device_of(self.model)))
-                replay, count = Replay(self.model, self.chain, inputs), 0
+                replay, counted = Replay(self.model, self.chain, inputs), torch.zeros(0)
                 for removed in sets:
-                    losses = self._losses(replay(removed), inputs, labels)
-                    totals[removed] += float(losses.sum())
-                    count = len(losses)
+                    outputs = replay(removed)
+                    losses = self._losses(outputs, inputs, labels)
+                    if not len(counted):
+                        counted = self._weights(outputs, inputs, labels).to(losses)
+                    totals[removed] += float(losses @ counted)
                     advance(1)
-                weights += count
+                weights += float(counted.sum())
         for removed, total in totals.items():
             mean = total / weights
             self.journal[self._name(removed)] = math.inf if math.isnan(mean) else mean
         self.measured += len(sets)
 
-    def _losses(self, outputs: object, inputs: object, labels: object) -> Tensor:
+    def _losses(self, outputs: object, inputs: Inputs, labels: object) -> Tensor:
         losses = sample_losses(outputs, inputs, labels, loss=self.loss, causal=is_causal(self.model))
         if losses is None:
             raise DataError(
@@ -148,3 +152,6 @@ class SkipLosses:
                 "language model. Pass (inputs, labels), or loss=."
             )
         return losses.double()
+
+    def _weights(self, outputs: object, inputs: Inputs, labels: object) -> Tensor:
+        return sample_weights(outputs, inputs, labels, loss=self.loss, causal=is_causal(self.model))

@@ -19,7 +19,15 @@ from shoal.measurement.latency import (
     time_calls,
     unit_latency,
 )
-from shoal.measurement.losses import IGNORED, Loss, is_causal, logits_of, sample_losses, token_targets
+from shoal.measurement.losses import (
+    IGNORED,
+    Loss,
+    is_causal,
+    logits_of,
+    sample_losses,
+    sample_weights,
+    token_targets,
+)
 from shoal.measurement.memory import peak_memory
 from shoal.measurement.quality import (
     SampleLosses,
@@ -56,6 +64,7 @@ __all__ = [
     "paired_difference",
     "peak_memory",
     "sample_losses",
+    "sample_weights",
     "time_calls",
     "token_targets",
     "unit_latency",

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from shoal.calling import Inputs, sample_count
 from shoal.errors import DataError
 
-__all__ = ["IGNORED", "Loss", "given_losses", "is_causal", "logits_of", "sample_losses", "token_targets"]
+__all__ = [
+    "IGNORED",
+    "Loss",
+    "given_losses",
+    "is_causal",
+    "logits_of",
+    "sample_losses",
+    "sample_weights",
+    "token_targets",
+]
 
 Loss = Callable[[Any, Any], Tensor]
 IGNORED = -100
@@ -118,6 +127,20 @@ def given_losses(losses: Any, samples: int) -> Tensor:
             "one value, the mean, or one value a sample works."
         )
     return _full_precision(losses)
+
+
+def sample_weights(
+    outputs: Any, inputs: Inputs, labels: Any, *, loss: Loss | None = None, causal: bool | None = None
+) -> Tensor:
+    """Return how much each loss of `sample_losses` counts in a mean, `(N,)`: its predicted tokens for
+    token predictions, otherwise 1.
+
+    Args:
+        outputs, inputs, labels, loss, causal: As for `sample_losses`.
+    """
+    logits = None if loss is not None else logits_of(outputs)
+    tokens = None if logits is None else token_targets(logits, inputs, labels, causal=causal)
+    return torch.ones(sample_count(inputs)) if tokens is None else (tokens[1] != IGNORED).sum(dim=1)
 
 
 def token_targets(

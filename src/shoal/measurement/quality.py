@@ -27,13 +27,12 @@ from shoal.calling import (
 from shoal.errors import DataError
 from shoal.measurement.intervals import MeanTally, wilson_interval
 from shoal.measurement.losses import (
-    IGNORED,
     Loss,
     given_losses,
     is_causal,
     logits_of,
     sample_losses,
-    token_targets,
+    sample_weights,
 )
 from shoal.progress import track
 
@@ -201,14 +200,12 @@ class _Tally:
                 f"{'without' if labels is None else 'with'} labels: there is nothing to compute a loss "
                 "from. Batches of (inputs, labels), input_ids for a language model, or `loss` work."
             )
-        logits = logits_of(outputs)
-        tokens = None if logits is None else token_targets(logits, inputs, labels, causal=self.causal)
-        if tokens is None:
-            self._add_accuracy(logits, labels)
-            return losses, torch.ones_like(losses)
-        counted = (tokens[1] != IGNORED).sum(dim=1)
-        self.tokens += int(counted.sum())
-        return losses, counted
+        weights = sample_weights(outputs, inputs, labels, causal=self.causal)
+        if weights.is_floating_point():
+            self._add_accuracy(logits_of(outputs), labels)
+        else:
+            self.tokens += int(weights.sum())
+        return losses, weights
 
     def _given(self, value: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
         losses = given_losses(value, sample_count(inputs))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
+from types import CodeType
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from shoal.budget import Budget
-from shoal.calling import Batch, Inputs
+from shoal.calling import Batch, Inputs, device_of
 from shoal.errors import DataError
 from shoal.importance import (
     EvidenceSettings,
@@ -73,16 +74,26 @@ class Request:
 
     @cached_property
     def key(self) -> str:
-        """Hash of weights, units, data and loss, which the journal's keys begin with.
+        """Hash of network, units, data, loss and device, which the journal's keys begin with.
 
         Batches in another order are other data: a loader that shuffles cannot be gone on with.
         """
-        if self.journal.path is None:
-            return ""
+        network = (str(self.model), str(getattr(self.model, "config", "")), str(device_of(self.model)))
+        units = [(unit.name, unit.modules, repr(unit.outputs)) for unit in self.chain]
         weights = (_content(value) for value in self.model.state_dict().values())
-        data = (_content(leaf) for batch in self.batches for leaf in tree_leaves(_plain(batch)))
-        loss = "" if self.loss is None else getattr(self.loss, "__qualname__", type(self.loss).__qualname__)
-        return fingerprint(loss, [unit.modules for unit in self.chain], *weights, *data)
+        return fingerprint(*network, units, _identity(self.loss), *weights, self.data_key)
+
+    @cached_property
+    def data_key(self) -> str:
+        """Hash of the calibration batches."""
+        return self.fingerprint_of(self.batches)
+
+    @staticmethod
+    def fingerprint_of(batches: Iterable[Batch]) -> str:
+        """Return a hash of what batches hold, in their order."""
+        with torch.random.fork_rng(devices=[]):
+            # A loader that shuffles draws its order.
+            return fingerprint(*(_content(leaf) for batch in batches for leaf in tree_leaves(_plain(batch))))
 
     def collect(self, settings: EvidenceSettings | None = None) -> Evidence:
         """Return the evidence: what was collected before with such settings, or one pass over the
@@ -256,6 +267,20 @@ class Request:
         return Plan.removing(
             self.chain, removed, budget=self.budget, method=method, settings=settings, predicted=known
         )
+
+
+def _identity(function: Any) -> Any:
+    """What tells one function from another, as far as it can be told between processes."""
+    if isinstance(function, partial):
+        return _identity(function.func), repr(function.args), repr(function.keywords)
+    code = getattr(function, "__code__", None)
+    if code is None:
+        kind = function if isinstance(function, type) else type(function)
+        named = getattr(function, "__qualname__", "")
+        return kind.__module__, kind.__qualname__, named, repr(getattr(function, "__dict__", ""))
+    cells = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
+    inner = [str(constant) for constant in code.co_consts if not isinstance(constant, CodeType)]
+    return function.__module__, function.__qualname__, code.co_code.hex(), inner, code.co_names, cells
 
 
 def _plain(batch: Batch) -> Any:

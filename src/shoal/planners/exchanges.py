@@ -47,6 +47,7 @@ def improve_by_exchanges(
     length: int,
     evaluations: int,
     patience: int = 3,
+    hints: Mapping[Removed, float] | None = None,
 ) -> Search:
     """Return the best sets found by exchanging removed for kept units, starting from several sets.
 
@@ -65,6 +66,7 @@ def improve_by_exchanges(
         length: L.
         evaluations: The most sets measured, beside the starts.
         patience: Rounds without anything better after which the search ends.
+        hints: Losses by set that were measured otherwise and only guide the guess.
 
     Raises:
         ConfigError: If no start is given, or one is not allowed.
@@ -88,7 +90,7 @@ def improve_by_exchanges(
     ranked = {units: loss for units, loss in seen.items() if allowed(units)}
     spent = stale = 0
     while spent < evaluations and stale < patience:
-        guess = LossGuess(seen, length)
+        guess = LossGuess({**(hints or {}), **seen}, length)
         elite = sorted(ranked, key=lambda units: (ranked[units], units))[:_ELITE]
         promising: dict[Removed, float] = {}
         for start in elite:

@@ -5,10 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from networks import llama
 from shoal import Plan, apply, find_units
+from shoal.architectures import bypassed
 from shoal.errors import DataError
 from shoal.importance import SkipLosses
 from shoal.journal import Journal
+from shoal.measurement import evaluate_quality
 from shoal.units import Segment
 
 
@@ -56,7 +59,7 @@ def test_it_is_the_loss_of_the_really_shorter_language_model(small_llama):
             logits = small(**batch).logits[:, :-1].transpose(1, 2)
         tokens = nn.functional.cross_entropy(logits, ids[:, 1:], reduction="none")
         counted = (mask[:, 1:] * mask[:, :-1]).float()
-        expected = ((tokens * counted).sum(dim=1) / counted.sum(dim=1)).mean().item()
+        expected = ((tokens * counted).sum() / counted.sum()).item()
         assert loss == pytest.approx(expected, rel=1e-5)
 
 
@@ -168,7 +171,7 @@ def test_a_unit_without_which_the_loss_overflows_costs_infinitely_much_and_stays
 
 def test_a_network_whose_own_loss_is_not_finite_is_refused(small_resnet, resnet_chain, batches):
     small_resnet.linear.bias.data[0] = float("nan")
-    with pytest.raises(DataError, match="the whole network's is inf"):
+    with pytest.raises(DataError, match="beside that of the whole network, which is inf"):
         SkipLosses(small_resnet, resnet_chain, batches).units()
 
 
@@ -180,3 +183,15 @@ def test_data_without_a_loss_is_refused(small_resnet, resnet_chain, batches):
 def test_no_batches_are_refused(small_resnet, resnet_chain):
     with pytest.raises(DataError, match="the data is empty"):
         SkipLosses(small_resnet, resnet_chain, [])
+
+
+def test_text_is_averaged_over_tokens_as_it_is_judged():
+    model, _ = llama()
+    ids, mask = torch.randint(0, 64, (3, 12)), torch.ones(3, 12, dtype=torch.long)
+    mask[1, 4:] = 0
+    batches = [{"input_ids": ids[:2], "attention_mask": mask[:2]}, {"input_ids": ids[2:]}]
+    chain = find_units(model, batches[1])
+    losses = SkipLosses(model, chain, batches)
+    assert losses() == pytest.approx(evaluate_quality(model, batches)["loss"])
+    with bypassed(model, chain, [1]):
+        assert losses([1]) == pytest.approx(evaluate_quality(model, batches)["loss"])

@@ -63,29 +63,59 @@ def test_a_network_within_the_budget_is_left_alone_without_measuring(ask):
     assert not request.losses.asked
 
 
-def test_the_search_does_not_see_what_is_held_out(ask, batches):
+@pytest.mark.parametrize(("held_out", "step"), [(0.25, 4), (0.5, 2), (0.3, 3)])
+def test_the_first_search_does_not_see_what_is_held_out(ask, batches, held_out, step):
     request = ask()
-    seen = SkipLosses(request.model, request.chain, [b for n, b in enumerate(batches) if n % 4 != 3])
-    plan = choose(request, BestSettings(held_out=0.25))
-    assert plan.predicted["loss_searched"] == pytest.approx(seen(plan.removed))
-    assert plan.predicted["loss_searched"] != plan.predicted["loss"]
-    assert request.losses.asked >= {plan.removed, ()}
-    assert len(request.losses.asked) <= 1 + BestSettings().finalists
+    seen = SkipLosses(request.model, request.chain, [b for n, b in enumerate(batches, 1) if n % step])
+    plan = choose(request, BestSettings(held_out=held_out))
+    alone = f"/without every {step}th batch/loss/"
+    of_part = {key: value for key, value in request.journal._values.items() if alone in key}
+    assert plan.predicted["measured"] == len(request.losses.asked)
+    assert plan.predicted["measured_on_part"] == len(of_part) > 0
+    for key, value in of_part.items():
+        units = tuple(int(unit) for unit in key.rpartition("/")[2].split(",") if unit)
+        assert seen(units) == pytest.approx(value)
 
 
-def test_the_finalist_of_lowest_loss_on_all_data_wins(ask):
+def test_of_all_that_is_measured_on_all_data_the_lowest_loss_wins(ask):
     request = ask()
-    plan = choose(request, BestSettings(held_out=0.25, finalists=6))
+    plan = choose(request, BestSettings(finalists=6))
     assert plan.predicted["loss"] == min(
-        request.losses(units) for units in request.losses.asked if len(units) == 3
+        request.losses(units) for units in list(request.losses.asked) if len(units) == 3
     )
+
+
+@pytest.mark.parametrize("finalists", [1, 4])
+def test_the_best_of_the_first_search_are_measured_on_all_data(ask, finalists):
+    request = ask()
+    choose(request, BestSettings(finalists=finalists, exchanges=8))
+    of_part = {
+        tuple(map(int, key.rpartition("/")[2].split(","))): loss
+        for key, loss in request.journal._values.items()
+        if "/without every" in key and key.count(",") == 2
+    }
+    assert request.losses.asked >= set(sorted(of_part, key=of_part.get)[:finalists])
 
 
 @pytest.mark.parametrize("held_out", [0.0, 0.05])
 def test_too_few_batches_to_hold_any_out_are_all_searched_on(ask, held_out):
     request = ask()
     plan = choose(request, BestSettings(held_out=held_out))
-    assert plan.predicted["loss_searched"] == plan.predicted["loss"]
+    assert plan.predicted["measured_on_part"] == 0
+
+
+def test_batches_in_another_order_each_time_are_all_searched_on(ask, batches):
+    images, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    data = torch.utils.data.TensorDataset(images, labels)
+    generator = torch.Generator().manual_seed(0)
+    loader = torch.utils.data.DataLoader(data, batch_size=4, shuffle=True, generator=generator)
+    assert choose(ask(batches=loader), BestSettings(exchanges=8)).predicted["measured_on_part"] == 0
+
+
+@pytest.mark.parametrize("exchanges", [8, 16])
+def test_both_searches_together_measure_no_more_exchanges_than_granted(ask, exchanges):
+    plan = choose(ask(), BestSettings(exchanges=exchanges, patience=9))
+    assert plan.predicted["measured_exchanges"] <= exchanges
 
 
 def test_every_part_can_be_left_out(ask):
@@ -138,7 +168,7 @@ def test_what_cannot_be_had_is_refused(ask):
         ({"exchanges": -1}, "exchanges=-1: 0 or more works"),
         ({"finalists": 0}, "finalists=0"),
         ({"lazy": 2.0}, "lazy=2.0"),
-        ({"held_out": 1.0}, "held_out=1.0"),
+        ({"held_out": 0.6}, "held_out=0.6"),
     ],
 )
 def test_impossible_settings_are_refused(settings, told):

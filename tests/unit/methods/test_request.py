@@ -1,7 +1,10 @@
 from copy import deepcopy
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
+from torch import nn
 
 from networks import NETWORKS
 from shoal import Budget, find_units
@@ -93,10 +96,6 @@ def test_other_weights_or_data_have_another_key(tmp_path, ask, what):
     assert ask(journal=request.journal, model=deepcopy(request.model)).key == request.key
 
 
-def test_a_journal_in_memory_needs_no_key(ask):
-    assert ask().key == ""
-
-
 @pytest.mark.parametrize(
     ("budget", "first", "need"), [("units=7", 1.0, 2.0), ("units=9", 1.0, 0.0), ("macs=1.0", 294912.0, 0.0)]
 )
@@ -162,3 +161,46 @@ def test_the_journal_tells_the_units_of_two_granularities_apart(tmp_path):
         for granularity in ("block", "sublayer")
     }
     assert len(keys) == 2
+
+
+def double(outputs, labels):
+    return 2 * (outputs - labels).abs().mean()
+
+
+def scaled_by(scale):
+    return lambda outputs, labels: scale * outputs.mean()
+
+
+def test_a_journal_tells_networks_units_data_and_losses_apart():
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
+    other = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)])
+    other.load_state_dict(model.state_dict())
+    x = torch.ones(2, 4)
+    chain = find_units(model, x)
+    request = Request(model=model, chain=chain, batches=[x], example=x, budget=Budget.parse("units=2"))
+    known = replace(request, batches=[x.clone()])
+    assert known.key == request.key != ""
+    scaled = [partial(double, labels=0), partial(double, labels=1)]
+    nested = [scaled_by(1), scaled_by(2)]
+    changes = [
+        {"model": other},
+        {"chain": replace(chain, units=chain.units[:2])},
+        {"batches": [x + 1]},
+        {"loss": double},
+        {"loss": lambda outputs, labels: outputs.mean()},
+        {"loss": lambda outputs, labels: 10 * outputs.mean()},
+        *[{"loss": loss} for loss in (*scaled, *nested)],
+    ]
+    found = [replace(request, **change).key for change in changes]
+    assert len({request.key, *found}) == 1 + len(changes)
+
+
+def test_the_key_is_the_same_for_the_same_loss():
+    model = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
+    x = torch.ones(2, 4)
+    request = Request(
+        model=model, chain=find_units(model, x), batches=[x], example=x, budget=Budget.parse("units=2")
+    )
+    made = [replace(request, loss=loss).key for loss in (double, double, partial(double), partial(double))]
+    assert made[0] == made[1]
+    assert made[2] == made[3]
