@@ -6,7 +6,7 @@ Plain data; `shoal.comparing` makes it. Axes: N judged samples.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import fmean, stdev
 from typing import Any
@@ -39,6 +39,7 @@ class Row:
         latency_whole: Seconds of the whole network, measured in turns with this one.
         healed: Quality after healing; None where nothing was healed.
         losses: Loss on every judged sample, `(N,)`, after healing where there was some.
+        unhealed_losses: The same before healing, `(N,)`; empty where nothing was healed.
         same_as: An earlier row with the same network, which was made, judged and healed once for both;
             empty where there is none.
     """
@@ -55,6 +56,7 @@ class Row:
     latency_whole: float | None
     healed: Mapping[str, float] | None = field(hash=False)
     losses: tuple[float, ...] = field(repr=False)
+    unhealed_losses: tuple[float, ...] = field(default=(), repr=False)
     same_as: str = ""
 
     @property
@@ -65,7 +67,7 @@ class Row:
     @property
     def quality(self) -> Mapping[str, float]:
         """Quality of the network in the end: after healing where there was some."""
-        return self.measured.quality if self.healed is None else self.healed
+        return self.quality_at(healed=True)
 
     @property
     def latency_ratio(self) -> float | None:
@@ -73,6 +75,14 @@ class Row:
         if self.measured.latency is None or self.latency_whole is None:
             return None
         return self.measured.latency / self.latency_whole
+
+    def quality_at(self, *, healed: bool) -> Mapping[str, float]:
+        """Return the quality in the end, or before healing."""
+        return self.healed if healed and self.healed is not None else self.measured.quality
+
+    def losses_at(self, *, healed: bool) -> tuple[float, ...]:
+        """Return the loss on every judged sample in the end, or before healing, `(N,)`."""
+        return self.losses if healed or self.healed is None else self.unhealed_losses
 
     def __str__(self) -> str:
         return f"{self.method}{f' at {self.budget}' if self.budget else ''}, seed {self.seed}"
@@ -86,6 +96,7 @@ class Row:
             "measured": self.measured.as_json(),
             "healed": None if self.healed is None else dict(self.healed),
             "losses": list(self.losses),
+            "unhealed_losses": list(self.unhealed_losses),
         }
 
     @classmethod
@@ -95,6 +106,7 @@ class Row:
             "plan": Plan.from_json(json.dumps(fields["plan"])),
             "measured": Measurement(**fields["measured"]),
             "losses": tuple(fields["losses"]),
+            "unhealed_losses": tuple(fields.get("unhealed_losses", ())),
         }
         return cls(**{**fields, **made})
 
@@ -118,16 +130,18 @@ class Failure:
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """How a method stands under a budget, over its seeds.
+    """How a method stands under a budget, over its seeds: in the end, or before healing.
 
     Attributes:
         rows: Its rows, one a seed.
+        healed: Whether it is told of the networks in the end, after healing where there was some.
         difference: By how much its mean loss is higher than the best method's.
         error: Standard error of that difference over the judged samples, taken in pairs; None for
             fewer than two samples.
     """
 
     rows: tuple[Row, ...]
+    healed: bool
     difference: float
     error: float | None
 
@@ -146,13 +160,18 @@ class Standing:
         """Whether its loss lies within one standard error of the best method's, or is the best."""
         return self.difference <= (self.error or 0.0)
 
-    def mean(self, name: str, *, healed: bool = True) -> float:
-        """Return the mean of a quality over the seeds; before healing where `healed` is False."""
-        return fmean(self._values(name, healed=healed))
+    @property
+    def own_training(self) -> bool:
+        """Whether the method trained weights while it chose, which the others lack."""
+        return any(row.own_weights for row in self.rows) and not self.control
 
-    def spread(self, name: str, *, healed: bool = True) -> float | None:
+    def mean(self, name: str) -> float:
+        """Return the mean of a quality over the seeds."""
+        return fmean(self._values(name))
+
+    def spread(self, name: str) -> float | None:
         """Return the standard deviation of a quality over the seeds; None where there is one seed."""
-        values = self._values(name, healed=healed)
+        values = self._values(name)
         return stdev(values) if len(values) > 1 else None
 
     def latency_ratio(self) -> float | None:
@@ -165,6 +184,7 @@ class Standing:
         return {
             "method": self.method,
             "control": self.control,
+            "own_training": self.own_training,
             "seeds": [row.seed for row in self.rows],
             "loss": self.mean("loss"),
             "loss_spread": self.spread("loss"),
@@ -174,8 +194,8 @@ class Standing:
             "near_best": self.near_best,
         }
 
-    def _values(self, name: str, *, healed: bool) -> list[float]:
-        return [(row.quality if healed else row.measured.quality)[name] for row in self.rows]
+    def _values(self, name: str) -> list[float]:
+        return [row.quality_at(healed=self.healed)[name] for row in self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,11 +226,15 @@ class Comparison:
 
     @property
     def original(self) -> Standing:
-        """How the whole network stands, by itself."""
-        return Standing(rows=self.whole, difference=0.0, error=None)
+        """How the whole network stands in the end, by itself."""
+        return Standing(rows=self.whole, healed=True, difference=0.0, error=None)
 
-    def standings(self, budget: str) -> tuple[Standing, ...]:
-        """Return how every method stands under a budget, the lowest loss in the end first.
+    def standings(self, budget: str, *, healed: bool = True) -> tuple[Standing, ...]:
+        """Return how every method stands under a budget, the lowest loss first.
+
+        Args:
+            budget: One of `budgets`.
+            healed: Whether in the end, after healing where there was some, or before it.
 
         Raises:
             DataError: If there is no such budget.
@@ -223,21 +247,26 @@ class Comparison:
         for row in self.rows:
             if row.budget == budget:
                 groups.setdefault(row.method, []).append(row)
-        ordered = sorted(groups.values(), key=lambda rows: fmean(row.quality["loss"] for row in rows))
-        return tuple(
-            Standing(rows=tuple(rows), **_difference(rows, ordered[0], self.weights)) for rows in ordered
-        )
+        ordered = sorted(groups.values(), key=lambda rows: _loss(rows, healed=healed))
+        best = ordered[0] if ordered else []
+        return tuple(_standing(rows, best, self.weights, healed=healed) for rows in ordered)
 
     def as_json(self) -> dict[str, Any]:
         """Return the comparison as JSON values."""
+
+        def standings(*, healed: bool) -> dict[str, Any]:
+            return {
+                budget: [each.as_json() for each in self.standings(budget, healed=healed)]
+                for budget in self.budgets
+            }
+
         return {
             "version": VERSION,
             "whole": [row.as_json() for row in self.whole],
             "rows": [row.as_json() for row in self.rows],
             "failures": [asdict(failure) for failure in self.failures],
-            "standings": {
-                budget: [standing.as_json() for standing in self.standings(budget)] for budget in self.budgets
-            },
+            "standings": standings(healed=True),
+            "standings_before_healing": standings(healed=False),
             "weights": list(self.weights),
             "settings": dict(self.settings),
             "data": dict(self.data),
@@ -265,20 +294,26 @@ class Comparison:
         )
 
 
-def _difference(rows: Iterable[Row], best: Iterable[Row], weights: Iterable[float]) -> dict[str, Any]:
+def _loss(rows: Sequence[Row], *, healed: bool) -> float:
+    return fmean(row.quality_at(healed=healed)["loss"] for row in rows)
+
+
+def _standing(
+    rows: Sequence[Row], best: Sequence[Row], weights: Sequence[float], *, healed: bool
+) -> Standing:
     """By how much the mean loss of these rows is higher, and how sure that is, sample by sample."""
     import torch
 
     from shoal.measurement import SampleLosses, paired_difference
 
-    counts = torch.tensor(list(weights), dtype=torch.float64)
-    mine, theirs = (
-        SampleLosses(
-            losses=torch.tensor([row.losses for row in each], dtype=torch.float64).mean(dim=0),
-            weights=counts,
-            quality={},
+    difference, error = _loss(rows, healed=healed) - _loss(best, healed=healed), None
+    # Older files hold no losses before healing.
+    if all(row.losses_at(healed=healed) for row in (*rows, *best)):
+        counts = torch.tensor(weights, dtype=torch.float64)
+        losses = (
+            torch.tensor([row.losses_at(healed=healed) for row in each], dtype=torch.float64)
+            for each in (rows, best)
         )
-        for each in (rows, best)
-    )
-    difference, error = paired_difference(mine, theirs)
-    return {"difference": difference, "error": error}
+        mine, theirs = (SampleLosses(losses=each.mean(dim=0), weights=counts, quality={}) for each in losses)
+        difference, error = paired_difference(mine, theirs)
+    return Standing(rows=tuple(rows), healed=healed, difference=difference, error=error)

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from shoal.cli.command import Flag
 from shoal.cli.settings import changed, list_methods
+from shoal.errors import ConfigError
 
-__all__ = ["MethodOptions", "method_settings"]
+__all__ = ["MethodOptions", "check_untrained", "method_settings", "trains"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,3 +46,27 @@ def method_settings(options: MethodOptions, *, seed: int) -> Any:
     if "seed" in {each.name for each in fields(base)}:
         base = replace(base, seed=seed)
     return changed(base, options.set, of=f"the method {options.method}")
+
+
+def trains(settings: Any) -> bool:
+    """Return whether a method with these settings trains the network while it chooses."""
+    return getattr(settings, "heal", None) is not None
+
+
+def check_untrained(options: MethodOptions, settings: Any, *, asked: str) -> None:
+    """Check that the method leaves nothing but a plan.
+
+    Args:
+        options: The verb's options.
+        settings: The method's.
+        asked: What the user typed that hands back a plan alone.
+
+    Raises:
+        ConfigError: If it trains while it chooses.
+    """
+    if trains(settings):
+        raise ConfigError(
+            f"asked for {asked} with {options.method} and healing after its rounds: it trains while it "
+            "chooses, and a plan holds no weights. `shoal compress` hands back the network that has them; "
+            "without training, --set heal=null."
+        )

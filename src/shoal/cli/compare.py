@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+from shoal.cli.choosing import trains
 from shoal.cli.command import Flag
-from shoal.cli.console import note, show_json, show_table
+from shoal.cli.console import note, show_json, show_table, show_text
 from shoal.cli.files import beside, check_file_target, kept, write_text
 from shoal.cli.healing import HealOptions, check_healing, data_notes, heal_settings, open_further_data
 from shoal.cli.loading import example_of, open_data, open_model
 from shoal.cli.options import ModelOptions, UnitOptions
-from shoal.cli.settings import list_methods
+from shoal.cli.settings import changed, list_methods
 from shoal.errors import ConfigError, MissingExtraError
 
 if TYPE_CHECKING:
     from shoal.comparison import Comparison
+    from shoal.data import Data
 
-__all__ = ["Options", "parse_settings", "run"]
+__all__ = ["Options", "by_label", "run"]
 
+_FORM = "METHOD.KEY=VALUE"
 _DATA, _PAGE = "comparison.json", "comparison.md"
 # The picture of the loss, and those of what else may have been measured.
 _FIGURES = {"loss": "pareto", "accuracy": "pareto-accuracy", "perplexity": "pareto-perplexity"}
@@ -41,7 +46,7 @@ class Options(UnitOptions, HealOptions, ModelOptions):
         methods: Which methods, such as best,sglp:paper,random; all with their defaults where it is
             not given.
         list_methods: Show the methods with their settings, and stop.
-        set: A setting of one method, such as sglp.swaps=0; may be given again for others.
+        set: A setting of one method, such as sglp.segments=3; may be given again for others.
         seeds: How many seeds, from --seed on: methods that draw are run once with each.
         heal_seeds: With how many of them the networks of the other methods are healed.
         latency: Measure latency; --no-latency does without it, and without figures.
@@ -54,8 +59,8 @@ class Options(UnitOptions, HealOptions, ModelOptions):
     budget: Annotated[tuple[str, ...], Flag(metavar="BUDGET")]
     output: Annotated[Path, Flag(short="-o", metavar="DIR")]
     methods: Annotated[str | None, Flag(metavar="NAME[:PRESET],…")] = None
-    list_methods: Annotated[bool, Flag(action=list_methods)] = False
-    set: Annotated[tuple[str, ...], Flag(metavar="METHOD.KEY=VALUE")] = ()
+    list_methods: Annotated[bool, Flag(action=partial(list_methods, _FORM))] = False
+    set: Annotated[tuple[str, ...], Flag(metavar=_FORM)] = ()
     seeds: int = 3
     heal_seeds: int = 1
     latency: bool = True
@@ -70,16 +75,16 @@ def run(options: Options) -> None:
     Prints a table for every budget and draws quality against measured latency. All that was done is
     kept beside the output until the comparison is complete, and --resume goes on with it.
     """
-    _check(options)
-    labels, settings = _labels(options.methods), parse_settings(options.set)
+    labels, heal = _labels(options.methods), heal_settings(options)
     seeds = range(options.seed, options.seed + options.seeds)
-    heal = heal_settings(options)
-    _check_request(options, labels, settings, seeds)
+    settings = _settings(options, labels, seeds)
+    _check(options)
     from shoal.comparing import compare
 
     loaded = open_model(options)
     data = open_data(options, loaded)
     train, judged = open_further_data(options, loaded)
+    _check_apart(options, data, train, judged)
     example = example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
     with kept(beside(options.output, "journal.jsonl"), resume=options.resume) as journal:
         comparison = compare(
@@ -103,33 +108,24 @@ def run(options: Options) -> None:
     _report(comparison, files, as_json=options.json)
 
 
-def parse_settings(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the settings that a user wrote, by method.
+def by_label(texts: Sequence[str]) -> dict[str, list[str]]:
+    """Return the settings that a user wrote, each `KEY=VALUE`, by method.
 
     Raises:
         ConfigError: If one has another form.
 
     Example:
-        >>> parse_settings(["sglp.swaps=0", "sglp:paper.graft.steps=2"])
-        {'sglp': {'swaps': 0}, 'sglp:paper': {'graft': {'steps': 2}}}
+        >>> by_label(["random.protect_first=2", "cka:paper.heal.epochs=1", "cka:paper.floor=0"])
+        {'random': ['protect_first=2'], 'cka:paper': ['heal.epochs=1', 'floor=0']}
     """
-    import yaml
-
-    settings: dict[str, dict[str, Any]] = {}
+    found: dict[str, list[str]] = {}
     for text in texts:
-        key, equals, written = text.partition("=")
-        label, dot, path = key.strip().partition(".")
-        *outer, name = path.replace("-", "_").split(".")
-        if not (equals and dot and label and name):
-            raise ConfigError(f"asked for --set {text}: write METHOD.KEY=VALUE, such as sglp.swaps=0.")
-        place = settings.setdefault(label, {})
-        for part in outer:
-            place = place.setdefault(part, {})
-        try:
-            place[name] = yaml.safe_load(written)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"asked for --set {text}: {written!r} is no YAML value.") from error
-    return settings
+        key, equals, value = text.partition("=")
+        label, _, path = key.strip().partition(".")
+        if not (equals and label and path):
+            raise ConfigError(f"asked for --set {text}: write {_FORM}, such as sglp.segments=3.")
+        found.setdefault(label, []).append(f"{path}={value}")
+    return found
 
 
 def _labels(text: str | None) -> list[str] | None:
@@ -137,7 +133,6 @@ def _labels(text: str | None) -> list[str] | None:
 
 
 def _check(options: Options) -> None:
-    check_healing(options)
     if options.eval_data is None:
         raise ConfigError(
             "asked to compare without --eval-data: methods choose on DATA and would be judged by what they "
@@ -149,17 +144,35 @@ def _check(options: Options) -> None:
         check_file_target(path, overwrite=options.overwrite)
 
 
-def _check_request(
-    options: Options, labels: list[str] | None, settings: dict[str, Any], seeds: Sequence[int]
-) -> None:
-    """Check what was asked for before a network is loaded."""
+def _settings(options: Options, labels: list[str] | None, seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+    """Check what was asked for before a network is loaded, and return the changed settings by method."""
     from shoal.budget import Budget
     from shoal.comparing import check_seeds, contenders
 
     for budget in options.budget:
         Budget.parse(budget)
     check_seeds(seeds, options.heal_seeds, healing=options.heal_epochs is not None)
-    contenders(labels, settings, seeds=seeds, heal_seeds=options.heal_seeds)
+    written = by_label(options.set)
+    asked = partial(contenders, labels, seeds=seeds, heal_seeds=options.heal_seeds)
+    base = {each.label: each.settings for each in asked({label: {} for label in written})}
+    settings = {}
+    for label, texts in written.items():
+        found = changed(base[label], texts, of=f"the method {label}")
+        names = {re.split(r"[.=]", text)[0].strip().replace("-", "_") for text in texts}
+        settings[label] = {name: getattr(found, name) for name in names}
+    check_healing(options, trains=any(trains(each.settings) for each in asked(settings)))
+    return settings
+
+
+def _check_apart(options: Options, data: Data, train: Data | None, judged: Data | None) -> None:
+    seen = {"--data": data, "--heal-data": train}
+    same = [name for name, each in seen.items() if each and judged and each.sha256 == judged.sha256]
+    if same:
+        raise ConfigError(
+            f"asked to judge by --eval-data {options.eval_data}: these are the samples of "
+            f"{' and '.join(same)}, too. By what was chosen or trained on, networks look "
+            "better than they are. Give other data."
+        )
 
 
 def _targets(folder: Path) -> list[Path]:
@@ -209,6 +222,8 @@ def _report(comparison: Comparison, files: Sequence[Path], *, as_json: bool) -> 
     if as_json:
         show_json({**comparison.as_json(), "files": list(map(str, files))})
         return
-    for table in standings_tables(comparison):
+    for number, table in enumerate(standings_tables(comparison)):
+        if number:
+            show_text("")
         show_table(table)
     note(f"written: {', '.join(map(str, files))}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from shoal.cli.choosing import MethodOptions, method_settings
+from shoal.cli.choosing import MethodOptions, check_untrained, method_settings, trains
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import beside, kept
@@ -57,7 +57,7 @@ def run(options: Options) -> None:
     beside the output until the run is done, and --resume goes on with it.
     """
     settings, heal = method_settings(options, seed=options.seed), heal_settings(options)
-    _check(options, trains=getattr(settings, "heal", None) is not None)
+    _check(options, settings)
     from shoal.budget import Budget
 
     budget = Budget.parse(options.budget)
@@ -136,22 +136,25 @@ def sourced(result: CompressionResult, data: Data) -> CompressionResult:
     return replace(result, evidence=replace(result.evidence, data=told))
 
 
-def _check(options: Options, *, trains: bool) -> None:
+def _check(options: Options, settings: Any) -> None:
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
     later = {
         "--resume": options.resume,
         "--heal-epochs": options.heal_epochs,
+        "--heal-data": options.heal_data,
         "--eval-data": options.eval_data,
     }
     unused = [name for name, value in later.items() if value not in (None, False)]
     if unused and options.dry_run:
         raise ConfigError(f"asked for {', '.join(unused)} with --dry-run: it only chooses. Leave one out.")
+    if options.dry_run:
+        check_untrained(options, settings, asked="--dry-run")
     if options.output is not None and not options.dry_run:
         from shoal.surgery import check_target
 
         check_target(options.output, overwrite=options.overwrite)
-    check_healing(options, trains=trains)
+    check_healing(options, trains=trains(settings))
 
 
 def _check_format(options: Options, loaded: LoadedModel, example: Inputs) -> None:

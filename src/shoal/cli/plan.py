@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from shoal.cli.choosing import MethodOptions, method_settings
+from shoal.cli.choosing import MethodOptions, check_untrained, method_settings
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_table, show_text
 from shoal.cli.files import check_file_target, read_json, write_text
@@ -128,6 +128,7 @@ def _by_hand(options: Options) -> tuple[Plan, None]:
 
 def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
     settings = method_settings(options, seed=options.seed)
+    check_untrained(options, settings, asked="a plan")
     from shoal.architectures import find_units
     from shoal.budget import Budget
     from shoal.pipeline import make_plan

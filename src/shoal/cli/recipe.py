@@ -77,8 +77,8 @@ def flattened(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, st
     """Return the leaves of nested mappings as `(dotted.key, YAML text)`.
 
     Example:
-        >>> flattened({"swaps": 0, "graft": {"steps": 2}})
-        [('swaps', '0'), ('graft.steps', '2')]
+        >>> flattened({"exchanges": 0, "graft": {"steps": 2}})
+        [('exchanges', '0'), ('graft.steps', '2')]
     """
     import yaml
 

@@ -92,8 +92,12 @@ def _written(value: Any) -> str:
     return str(yaml.safe_dump(plain, default_flow_style=True)).removesuffix("...\n").strip()
 
 
-def list_methods() -> None:
-    """Show every method with a line of help, its presets and its settings."""
+def list_methods(form: str = "KEY=VALUE") -> None:
+    """Show every method with a line of help, its presets and its settings.
+
+    Args:
+        form: How a setting is written after `--set`.
+    """
     from shoal.cli.console import show_table
     from shoal.methods import get, names
     from shoal.reports.tables import Table
@@ -105,6 +109,6 @@ def list_methods() -> None:
                 title=f"{name}: {line}",
                 columns=(("setting", False), ("default", False), ("meaning", False)),
                 rows=tuple(describe_settings(method.settings())),
-                notes=(f"presets: {', '.join(method.presets)}; change a setting with --set KEY=VALUE",),
+                notes=(f"presets: {', '.join(method.presets)}; change a setting with --set {form}",),
             )
         )

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
-from random import Random
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from shoal.budget import Budget
-from shoal.calling import Batch, device_of
+from shoal.calling import Batch, check_batches, device_of
 from shoal.comparing.contenders import Contender
+from shoal.comparing.reordering import Reordered
 from shoal.comparing.sharing import Passes, SharingRequest
 from shoal.comparison import Row
 from shoal.journal import fingerprint
@@ -67,6 +66,13 @@ class Bench:
     def weights(self) -> tuple[float, ...]:
         """How much each judged sample counts, `(N,)`; known when a network has been judged."""
         return tuple(self.request.journal[self._name("weights")])
+
+    @property
+    def seen(self) -> tuple[str, ...]:
+        """What else is done with the data to judge by: `choose`, `heal`, both or, best, nothing."""
+        keys = self._data_keys
+        uses = ("choose", *(["heal"] if self.heal is not None else []))
+        return tuple(use for use in uses if keys[use] == keys["judge"])
 
     def whole(self, seed: int) -> Row:
         """Return the row of the whole network, which is healed as all others are."""
@@ -137,6 +143,7 @@ class Bench:
             latency_whole=made["latency_whole"],
             healed=None if healed is None else healed["quality"],
             losses=tuple((healed or made)["losses"]),
+            unhealed_losses=() if healed is None else tuple(made["losses"]),
         )
 
     def _healing_name(self, identity: str | tuple[int, ...], seed: int) -> str:
@@ -152,7 +159,8 @@ class Bench:
         )
         quality = self._quality(network)
         after = replace(after, quality=quality.quality)
-        self.request.journal[self._name("weights")] = quality.weights.tolist()
+        if self._name("weights") not in self.request.journal:
+            self.request.journal[self._name("weights")] = quality.weights.tolist()
         return {
             "measured": after.as_json(),
             "latency_whole": before.latency,
@@ -163,7 +171,7 @@ class Bench:
         first = settings.seed == self.first_seed
         healed = heal(
             network,
-            self.train if first else _Reordered(self.train, settings.seed),
+            self.train if first else Reordered(self.train, settings.seed),
             teacher=self.request.model,
             plan=plan,
             settings=settings,
@@ -181,6 +189,16 @@ class Bench:
         found: dict[str, Any] = self.request.journal[name]
         return found
 
+    @cached_property
+    def _data_keys(self) -> dict[str, str]:
+        """Hash of the data by its use."""
+        used = {"choose": self.request.batches, "heal": self.train, "judge": self.evaluation}
+        found = {id(batches): batches for batches in used.values()}
+        keys = {
+            place: self.request.fingerprint_of(check_batches(batches)) for place, batches in found.items()
+        }
+        return {use: keys[id(batches)] for use, batches in used.items()}
+
     def _name(self, kind: str, *parts: object) -> str:
         return f"{self._key}/{kind}/{fingerprint(*parts)}"
 
@@ -188,36 +206,18 @@ class Bench:
     def _key(self) -> str:
         """Hash of all that is held equal, apart from the settings of healing and of latency."""
         request = self.request
-        each = {id(batches): batches for batches in (request.batches, self.train, self.evaluation)}
-        with torch.random.fork_rng(devices=[]):
-            # Whoever shuffles draws an order.
-            keys = {place: replace(request, batches=batches).key for place, batches in each.items()}
         example = dict(request.example) if isinstance(request.example, Mapping) else request.example
         return fingerprint(
-            *(keys[id(batches)] for batches in (request.batches, self.train, self.evaluation)),
+            request.key,
+            self._data_keys["heal"],
+            self._data_keys["judge"],
             [
                 (tuple(leaf.shape), str(leaf.dtype))
                 for leaf in tree_leaves(example)
                 if isinstance(leaf, Tensor)
             ],
-            [unit.name for unit in request.chain],
             describe_device(device_of(request.model)),
         )
-
-
-class _Reordered:
-    """Batches in an order drawn from a seed."""
-
-    def __init__(self, batches: Iterable[Batch], seed: int) -> None:
-        self._batches, self._seed = batches, seed
-
-    def __len__(self) -> int:
-        return len(self._batches)  # type: ignore[arg-type]
-
-    def __iter__(self) -> Iterator[Batch]:
-        known = list(self._batches)
-        Random(self._seed).shuffle(known)
-        return iter(known)
 
 
 def _rounded(losses: Tensor) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from contextvars import copy_context
@@ -15,7 +16,7 @@ from shoal.calling import Batch, Inputs
 from shoal.comparing.bench import Bench
 from shoal.comparing.contenders import check_seeds, contenders
 from shoal.comparison import Comparison, Failure, Row
-from shoal.errors import ConfigError, ShoalError
+from shoal.errors import ConfigError, ShoalError, ShoalWarning
 from shoal.journal import Journal
 from shoal.measurement import LatencySettings, Loss
 from shoal.pipeline import make_request
@@ -55,7 +56,8 @@ def compare(
         model: Any network; it is left as it was found.
         batches: Batches to choose on, which the network was not trained on; see `analyze`.
         budgets: What may remain, such as `macs=0.6`; one or several.
-        evaluation: Batches to judge by, apart from those to choose and to heal on.
+        evaluation: Batches to judge by, apart from those to choose and to heal on; there is a warning
+            where they are the same.
         methods: Names of methods, or `name:preset`; all with their defaults where it is None.
         settings: Settings by name (as in `methods`), each a mapping of some of them or an instance.
         example: What the model's forward takes; MACs and latency are of one call with it.
@@ -79,8 +81,8 @@ def compare(
     Example:
         >>> import torch
         >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
-        >>> data = [(torch.randn(8, 4), torch.arange(8) % 4)]
-        >>> found = compare(net, data, budgets="units=2", evaluation=data, methods=["last"], latency=False)
+        >>> data, test = ([(torch.randn(8, 4), torch.arange(8) % 4)] for _ in range(2))
+        >>> found = compare(net, data, budgets="units=2", evaluation=test, methods=["last"], latency=False)
         >>> [(row.method, row.units) for row in found.rows]
         [('last', 2)]
     """
@@ -106,6 +108,7 @@ def compare(
         latency=LatencySettings() if latency is True else latency or None,
         first_seed=chosen[0],
     )
+    _warn_of(bench.seen)
     runs = [(each, budget, seed) for budget in wanted for each in runners for seed in each.seeds]
     steps = _Steps(total=heal_seeds + len(runs))
     whole = []
@@ -144,6 +147,16 @@ def _budgets(budgets: str | Budget | Iterable[str | Budget]) -> list[Budget]:
     if not wanted:
         raise ConfigError("asked to compare under no budget: give one or several, such as macs=0.6.")
     return wanted
+
+
+def _warn_of(seen: Sequence[str]) -> None:
+    if seen:
+        warnings.warn(
+            f"asked to judge by the same batches as to {' and to '.join(seen)} on: by these, networks look "
+            "better than they are. Pass an evaluation of its own.",
+            ShoalWarning,
+            stacklevel=3,
+        )
 
 
 def _shared(whole: Sequence[Row], rows: Sequence[Row]) -> tuple[Row, ...]:

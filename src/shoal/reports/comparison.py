@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite
 from pathlib import Path
@@ -26,6 +26,8 @@ _QUALITIES = ("loss", "accuracy", "perplexity")
 _USES = {"calibration": "chosen on", "healing": "healed on", "evaluation": "judged on"}
 # Losses that differ by more than this factor are drawn on a logarithmic axis.
 _WIDE = 10
+# Counted by methods that train while they choose; a note of its own tells of it.
+_HEALING = "healing"
 
 
 def standings_tables(comparison: Comparison) -> tuple[Table, ...]:
@@ -64,7 +66,9 @@ def standings_points(comparison: Comparison, quality: str = "loss") -> tuple[Par
         )
     original = replace(_point(comparison.original, quality), label="whole network", latency=1.0, kind="whole")
     standings = [each for budget in comparison.budgets for each in comparison.standings(budget)]
-    return original, *(_point(standing, quality) for standing in standings)
+    trained = {each.method for each in standings if each.own_training}
+    labels = {each.method: each.method + " (own training)" * (each.method in trained) for each in standings}
+    return original, *(replace(_point(each, quality), label=labels[each.method]) for each in standings)
 
 
 def standings_figure(comparison: Comparison, quality: str = "loss") -> Figure:
@@ -79,7 +83,7 @@ def standings_figure(comparison: Comparison, quality: str = "loss") -> Figure:
     name = comparison.original.rows[0].plan.model.name
     return pareto_figure(
         points,
-        title=f"{name}: {quality} against latency{', healed' * (comparison.settings['heal'] is not None)}",
+        title=f"{name}: {quality} against latency{', healed' * _healed(comparison)}",
         quality=f"{quality} on {len(comparison.weights):,} judged samples",
         higher_is_better=quality == "accuracy",
         log=quality != "accuracy" and 0 < min(found) < max(found) / _WIDE,
@@ -101,16 +105,27 @@ def comparison_page(comparison: Comparison, figures: Iterable[str | Path] = ()) 
 
 def _table(comparison: Comparison, budget: str) -> Table:
     original, standings = comparison.original, comparison.standings(budget)
-    healed, quality = comparison.settings["heal"] is not None, _shown(comparison)
-    names = ["", "method", "units", "params", "MACs", "latency", "loss", *(["healed"] if healed else [])]
+    healed, quality = _healed(comparison), _shown(comparison)
+    before = {each.method: each for each in comparison.standings(budget, healed=False)}
+    names = ["method", "units", "params", "MACs", "latency", "loss", *(["healed"] if healed else [])]
     names += ["95 %" if quality == "loss" else quality + " %" * (quality == "accuracy"), "asked for"]
-    left = {"", "method", "asked for"}
+    left = {"method", "asked for"}
+    stages = [
+        (original, replace(original, healed=False)),
+        *((each, before[each.method]) for each in standings),
+    ]
     return Table(
         title=f"{original.rows[0].plan.model.name} at {budget}: {len(standings)} compared",
         columns=tuple((name, name not in left) for name in names),
-        rows=tuple(_cells(each, original, quality, healed=healed) for each in (original, *standings)),
+        rows=tuple(
+            _cells(end, [begun, end] if healed else [end], original, quality) for end, begun in stages
+        ),
         notes=tuple(_notes(comparison, budget, standings)),
     )
+
+
+def _healed(comparison: Comparison) -> bool:
+    return comparison.settings["heal"] is not None
 
 
 def _shown(comparison: Comparison) -> str:
@@ -133,23 +148,19 @@ def _point(standing: Standing, quality: str) -> ParetoPoint:
     )
 
 
-def _cells(standing: Standing, original: Standing, quality: str, *, healed: bool) -> tuple[str, ...]:
-    rows, whole = standing.rows, original.rows[0].measured
-    first = standing is original
-    name = "whole network" if first else f"({standing.method})" if standing.control else standing.method
-    losses = [_spread(standing, "loss", healed=healed)]
-    if healed:
-        losses.insert(0, number_text(standing.mean("loss", healed=False)))
+def _cells(end: Standing, stages: Sequence[Standing], original: Standing, quality: str) -> tuple[str, ...]:
+    """A row of the table: how a method stands in the end, its loss at every stage."""
+    rows, whole = end.rows, original.rows[0].measured
+    name = f"({end.method})" if end.control else f"{end.method} †" if end.own_training else end.method
     return (
-        "*" if standing.near_best and not first else "",
-        name,
+        "whole network" if end is original else name,
         _range([row.units for row in rows]),
         ratio_text(whole.params, fmean(row.measured.params for row in rows)),
         ratio_text(whole.macs, fmean(row.measured.macs for row in rows)),
-        ratio_text(1.0, standing.latency_ratio()),
-        *losses,
-        _interval(standing, quality),
-        _asked(standing),
+        ratio_text(1.0, end.latency_ratio()),
+        *("* " * (each.near_best and end is not original) + _spread(each, "loss") for each in stages),
+        _interval(end, quality),
+        _asked(end),
     )
 
 
@@ -158,10 +169,10 @@ def _range(counts: Sequence[int]) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _spread(standing: Standing, name: str, *, healed: bool) -> str:
-    spread = standing.spread(name, healed=healed)
-    told = "" if spread is None else f" ± {spread:.2g}"
-    return number_text(standing.mean(name, healed=healed)) + told
+def _spread(standing: Standing, name: str) -> str:
+    spread = standing.spread(name)
+    # Seeds of healing make one network before it.
+    return number_text(standing.mean(name)) + (f" ±{spread:.2g}" if spread else "")
 
 
 def _interval(standing: Standing, name: str) -> str:
@@ -178,7 +189,7 @@ def _interval(standing: Standing, name: str) -> str:
 
 
 def _asked(standing: Standing) -> str:
-    kinds = dict.fromkeys(kind for row in standing.rows for kind in row.asked)
+    kinds = dict.fromkeys(kind for row in standing.rows for kind in row.asked if kind != _HEALING)
     most = {kind: max(row.asked.get(kind, 0) for row in standing.rows) for kind in kinds}
     return ", ".join(f"{count} {kind}" for kind, count in most.items()) or "-"
 
@@ -194,13 +205,26 @@ def _notes(comparison: Comparison, budget: str, standings: Sequence[Standing]) -
     for alike in groups.values():
         if len(alike) > 1:
             yield f"the same units removed, and so one network: {', '.join(alike)}"
+    own = [f"{each.method}{_training(each)}" for each in standings if each.own_training]
+    if own:
+        yield f"†: had training of its own while it chose, which the others lack: {', '.join(own)}"
     failed = [each for each in comparison.failures if each.budget == budget]
     yield from dict.fromkeys(f"not compared: {each.method}: {each.reason}" for each in failed)
 
 
+def _training(standing: Standing) -> str:
+    """How much a method trained, as far as it is known."""
+    times = _range([row.asked.get(_HEALING, 0) for row in standing.rows])
+    healing = standing.rows[0].plan.settings.get("heal")
+    epochs = (
+        f" with epochs={healing['epochs']}" if isinstance(healing, Mapping) and "epochs" in healing else ""
+    )
+    return "" if times == "0" else f" ({times} × healing{epochs})"
+
+
 def _legend(comparison: Comparison) -> Iterable[str]:
     samples, quality = len(comparison.weights), _shown(comparison)
-    yield f"*: the lowest loss, or within one standard error of it (in pairs, {samples:,} judged samples)"
+    yield f"*: lowest loss of the column, or within one standard error of it ({samples:,} judged samples)"
     yield "(…): a control; params, MACs, latency: shares of the whole network, timed in turns with it"
     yield f"{'loss' if quality == 'loss' else quality} in the end, with its 95 % interval"
     yield "asked for: losses of the network without some units, passes over the data…, known before or not"

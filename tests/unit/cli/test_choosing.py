@@ -1,6 +1,6 @@
 import pytest
 
-from shoal.cli.choosing import MethodOptions, method_settings
+from shoal.cli.choosing import MethodOptions, check_untrained, method_settings, trains
 from shoal.errors import ConfigError
 
 
@@ -28,3 +28,26 @@ def test_settings_of_settings_are_reached_by_a_dot():
 def test_what_there_is_not_is_refused(options, message):
     with pytest.raises(ConfigError, match=message):
         method_settings(options, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (MethodOptions(), False),
+        (MethodOptions(method="cka"), False),
+        (MethodOptions(method="cka", preset="paper"), True),
+        (MethodOptions(method="cka", set=("heal.epochs=1",)), True),
+        (MethodOptions(method="cka", preset="paper", set=("heal=null",)), False),
+    ],
+)
+def test_a_method_trains_where_its_settings_heal(options, expected):
+    settings = method_settings(options, seed=0)
+    assert trains(settings) is expected
+    if not expected:
+        check_untrained(options, settings, asked="a plan")
+
+
+def test_a_plan_of_a_method_that_trains_is_refused():
+    options = MethodOptions(method="cka", preset="paper")
+    with pytest.raises(ConfigError, match=r"asked for a plan with cka .* `shoal compress` hands back"):
+        check_untrained(options, method_settings(options, seed=0), asked="a plan")

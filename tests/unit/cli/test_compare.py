@@ -3,7 +3,7 @@ import json
 import pytest
 
 from shoal import Comparison
-from shoal.cli.compare import parse_settings
+from shoal.cli.compare import by_label
 from shoal.comparing import bench
 from shoal.errors import ConfigError, MissingExtraError
 from shoal.measurement import LatencySettings
@@ -54,12 +54,13 @@ def test_json_is_all_there_is_on_stdout(shoal):
 
 def test_settings_seeds_and_healing_reach_the_comparison(shoal):
     found = shoal(
-        f"{NEEDED} --no-latency --json --budget units=4 --methods sglp,sglp:paper,last --set sglp.swaps=0 "
-        "--set sglp:paper.graft.batches=1 --seeds 2 --heal-seeds 2 --seed 5 --heal-epochs 1 --heal-lr 0.01"
+        f"{NEEDED} --no-latency --json --budget units=4 --methods sglp,sglp:paper,last "
+        "--set sglp.exchanges=0 --set sglp:paper.graft.batches=1 "
+        "--seeds 2 --heal-seeds 2 --seed 5 --heal-epochs 1 --heal-lr 0.01"
     ).json
     rows = {(row["method"], row["seed"]): row for row in found["rows"]}
     assert rows.keys() == {(name, seed) for name in ("sglp", "sglp:paper", "last") for seed in (5, 6)}
-    assert rows["sglp", 5]["plan"]["settings"]["swaps"] == 0
+    assert rows["sglp", 5]["plan"]["settings"]["exchanges"] == 0
     assert rows["sglp:paper", 6]["plan"]["settings"]["graft"]["batches"] == 1
     assert rows["sglp:paper", 6]["plan"]["settings"]["seed"] == 6
     assert found["settings"]["heal"]["lr"] == 0.01
@@ -113,9 +114,8 @@ def test_without_what_draws_there_are_no_figures_and_a_note(shoal, written, monk
 
 
 def test_a_recipe_gives_settings_by_method(shoal, place):
-    recipe = (
-        "budget: [units=3, units=4]\nmethods: sglp\nlatency: false\nset: {sglp: {swaps: 0, segments: 2}}\n"
-    )
+    settings = "{exchanges: 0, segments: 2}"
+    recipe = f"budget: [units=3, units=4]\nmethods: sglp\nlatency: false\nset: {{sglp: {settings}}}\n"
     (place / "recipe.yaml").write_text(recipe)
     found = shoal(f"{NEEDED} --json --config recipe.yaml").json
     assert [row["budget"] for row in found["rows"]] == ["units=3", "units=4"]
@@ -144,9 +144,18 @@ def test_a_budget_that_no_method_meets_is_an_error(shoal, place):
         (TYPED.replace("--eval-data digits:test", ""), "--eval-samples without --eval-data"),
         (f"{TYPED} --methods sgpl", "The nearest is 'sglp'"),
         (f"{TYPED} --methods ,", "asked to compare no methods"),
-        (f"{TYPED} --set sglp.swaps=0", "settings of 'sglp', which is not compared"),
-        (f"{TYPED} --set swaps=0", "write METHOD.KEY=VALUE"),
+        (f"{TYPED} --set sglp.exchanges=0", "settings of 'sglp', which is not compared"),
+        (f"{TYPED} --set exchanges=0", "write METHOD.KEY=VALUE"),
+        (f"{TYPED} --set random.seed=0", "seed=0 of random, which is run once for each seed"),
         (f"{TYPED} --seeds 0", "asked for the seeds"),
+        (
+            TYPED.replace("digits:test --eval-samples 20", "net.py:batches"),
+            "asked to judge by --eval-data net.py:batches: these are the samples of --data, too",
+        ),
+        (
+            f"{TYPED} --heal-epochs 1 --heal-data digits:test".replace("--eval-samples 20", ""),
+            "the samples of --heal-data, too",
+        ),
         (f"{TYPED} --heal-seeds 2", "asked to heal with 2 seeds, and not to heal"),
         (f"{TYPED} --heal-lr 0.1", "without --heal-epochs"),
         (f"{TYPED} --heal-epochs -1", "epochs"),
@@ -170,12 +179,45 @@ def test_files_are_not_replaced_without_being_asked(shoal, place):
     assert (place / "out" / "pareto.svg").read_text() == "mine"
 
 
-@pytest.mark.parametrize("text", ["swaps=0", "sglp.swaps", "sglp.=1", "=1"])
+@pytest.mark.parametrize("text", ["floor=0", "floor=0.5", "cka.floor", "cka.=1", "=1", ".floor=1"])
 def test_settings_of_another_form_are_refused(text):
     with pytest.raises(ConfigError, match=r"write METHOD\.KEY=VALUE"):
-        parse_settings([text])
+        by_label([text])
 
 
-def test_a_value_that_is_no_yaml_is_refused():
-    with pytest.raises(ConfigError, match="is no YAML value"):
-        parse_settings(["sglp.counts=["])
+@pytest.mark.parametrize(
+    "text", ["floor=many", "flor=1", "floor=-1", "floor=[", "heal=3", "heal.epoch=1", "similarity=4"]
+)
+def test_a_setting_is_refused_in_the_words_of_the_other_verbs(shoal, text):
+    plan = shoal(f"plan net.py:make --data net.py:batches --budget units=3 --method cka --set {text}")
+    compared = shoal(f"{NEEDED} --budget units=3 --no-latency --methods cka --set cka.{text}")
+    assert plan.code == compared.code == 2
+    assert compared.err == plan.err.replace("shoal plan", "shoal compare")
+
+
+def test_parts_of_settings_and_dashes_work_as_with_the_other_verbs(shoal):
+    typed = ["cka:paper.heal=null", "cka:paper.similarity.estimator=unbiased", "cka:paper.protect-first=0"]
+    found = shoal(
+        f"{NEEDED} --budget units=3 --no-latency --json --methods cka:paper,last --set last.keep_final=false "
+        + " ".join(f"--set {text}" for text in typed)
+    ).json
+    told = {row["method"]: row["plan"]["settings"] for row in found["rows"]}
+    assert told["cka:paper"]["heal"] is None
+    assert told["cka:paper"]["similarity"]["estimator"] == "unbiased"
+    assert (told["cka:paper"]["protect_first"], told["cka:paper"]["floor"]) == (0, 2)
+    assert told["last"]["keep_final"] is False
+
+
+def test_the_list_of_methods_tells_how_settings_are_written_here(shoal):
+    outcome = shoal("compare --list-methods")
+    assert outcome.code == 0
+    assert "--set METHOD.KEY=VALUE" in outcome.out
+    assert "--set KEY=VALUE" not in outcome.out
+
+
+def test_data_to_train_on_is_for_methods_that_train_too(shoal):
+    typed = f"{NEEDED} --budget units=4 --no-latency --json --heal-data digits:train --methods"
+    assert shoal(f"{typed} cka").code == 2
+    found = shoal(f"{typed} cka --set cka.heal.epochs=1").json
+    assert found["rows"][0]["own_weights"]
+    assert found["standings"]["units=4"][0]["own_training"]

@@ -8,7 +8,7 @@ from shoal import load
 from shoal.errors import VerificationError
 from shoal.importance import SkipLosses, skipping
 
-TYPED = "compress net.py:make --data net.py:batches --budget units=3 --set swaps=4"
+TYPED = "compress net.py:make --data net.py:batches --budget units=3 --set exchanges=4"
 
 
 def test_it_prints_what_was_removed_why_and_the_measured_before_and_after(shoal, files):
@@ -133,8 +133,19 @@ def test_a_folder_that_fails_verification_exits_with_1_and_leaves_no_folder(shoa
     assert not (place / "small").exists()
 
 
-@pytest.mark.parametrize("flag", ["--resume", "--heal-epochs 1", "--eval-data net.py:data"])
+@pytest.mark.parametrize(
+    "flag", ["--resume", "--heal-epochs 1", "--heal-data digits", "--eval-data net.py:data"]
+)
 def test_a_dry_run_refuses_what_it_would_ignore(shoal, files, flag):
     outcome = shoal(f"{TYPED} --dry-run {flag}")
     assert outcome.code == 2
     assert f"asked for {flag.split()[0]} with --dry-run" in outcome.err
+
+
+def test_a_dry_run_refuses_a_method_that_trains_while_it_chooses(shoal, files):
+    typed = "compress net.py:make --data net.py:batches --budget units=3 --method cka --set heal.epochs=1"
+    outcome = shoal(f"{typed} --dry-run")
+    assert outcome.code == 2
+    assert "asked for --dry-run with cka and healing after its rounds" in outcome.err
+    assert shoal(f"{typed} --dry-run --heal-data digits:train").code == 2
+    assert files() == ["net.py"]

@@ -6,7 +6,7 @@ from shoal import Plan
 from shoal.cli.plan import parse_units
 from shoal.errors import ConfigError
 
-METHOD = "plan net.py:make --data net.py:batches --set swaps=0"
+METHOD = "plan net.py:make --data net.py:batches --set exchanges=0"
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_a_method_plans_under_a_budget(shoal, place):
     assert "remaining: 3 of 5 units" in outcome.out
     plan = json.loads((place / "plan.json").read_text())
     assert len(plan["steps"]) == 2
-    assert plan["settings"]["swaps"] == 0
+    assert plan["settings"]["exchanges"] == 0
 
 
 def test_the_seed_goes_to_the_method(shoal):
@@ -76,7 +76,7 @@ def test_evidence_of_another_model_is_refused(shoal):
 
 def test_a_recipe_gives_the_options(shoal, place):
     (place / "recipe.yaml").write_text(
-        "model: net.py:make\ndata: net.py:batches\nbudget: units=2\nset: {swaps: 0}\n"
+        "model: net.py:make\ndata: net.py:batches\nbudget: units=2\nset: {exchanges: 0}\n"
     )
     assert len(shoal("plan --config recipe.yaml --json").json["steps"]) == 3
     assert len(shoal("plan --config recipe.yaml --budget units=4 --json").json["steps"]) == 1
@@ -98,7 +98,11 @@ def test_the_methods_are_listed_without_a_model(shoal):
         ("plan net.py:make --data digits --remove 1 --budget units=3 --set a=1", "--budget, --set"),
         (f"{METHOD} --budget units=3 --method sglpp", "The nearest is 'sglp'"),
         (f"{METHOD} --budget units=3 --preset papper", "paper"),
-        (f"{METHOD} --budget units=3 --set swapps=1", "the nearest is 'swaps'"),
+        (
+            "plan net.py:make --data net.py:batches --budget units=3 --method cka --preset paper",
+            "a plan holds no weights. `shoal compress` hands back the network",
+        ),
+        (f"{METHOD} --budget units=3 --set exchnges=1", "the nearest is 'exchanges'"),
         (f"{METHOD} --budget macz=0.6", "the nearest is 'macs'"),
         (f"{METHOD} --budget macs=1.6", "at most 1"),
         (f"{METHOD} --budget params=1", "the least that can be asked for"),

@@ -29,8 +29,8 @@ def test_keys_are_options_as_they_are_typed(tmp_path):
 
 
 def test_settings_may_be_a_mapping_or_a_list(tmp_path):
-    assert read(tmp_path, "set: {swaps: 0, graft: {steps: 2}}")["set"] == ("swaps=0", "graft.steps=2")
-    assert read(tmp_path, "set: [swaps=0]")["set"] == ("swaps=0",)
+    assert read(tmp_path, "set: {exchanges: 0, graft: {steps: 2}}")["set"] == ("exchanges=0", "graft.steps=2")
+    assert read(tmp_path, "set: [exchanges=0]")["set"] == ("exchanges=0",)
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "budget:\n"])

@@ -23,21 +23,21 @@ class Settings:
     """Settings.
 
     Attributes:
-        swaps: How often.
+        exchanges: How often.
         share: How much, or none.
         counts: Some numbers.
         inner: More.
     """
 
-    swaps: int = 3
+    exchanges: int = 3
     share: float | None = None
     counts: tuple[int, ...] | None = None
     inner: Inner = field(default_factory=Inner)
 
 
 def test_settings_are_replaced_by_name():
-    found = changed(Settings(), ["swaps=0", "share=0.5", "counts=[1, 2]", "inner.steps=4"], of="it")
-    assert found == Settings(swaps=0, share=0.5, counts=(1, 2), inner=Inner(steps=4))
+    found = changed(Settings(), ["exchanges=0", "share=0.5", "counts=[1, 2]", "inner.steps=4"], of="it")
+    assert found == Settings(exchanges=0, share=0.5, counts=(1, 2), inner=Inner(steps=4))
 
 
 def test_no_settings_change_nothing():
@@ -61,12 +61,12 @@ def test_parts_of_a_setting_that_is_none_begin_with_their_defaults():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("swapps=1", "no such setting; the nearest is 'swaps'"),
-        ("swaps", "write key=value"),
-        ("swaps=many", "'many' does not work"),
+        ("exchnges=1", "no such setting; the nearest is 'exchanges'"),
+        ("exchanges", "write key=value"),
+        ("exchanges=many", "'many' does not work"),
         ("inner=4", "it has parts of its own: inner.steps"),
         ("inner.step=4", "the nearest is 'steps'"),
-        ("swaps.deep=4", "swaps has no parts"),
+        ("exchanges.deep=4", "exchanges has no parts"),
     ],
 )
 def test_a_fault_says_what_would_work(text, message):
@@ -81,7 +81,7 @@ def test_all_faults_are_told_at_once():
 
 def test_settings_are_described_with_their_docstrings():
     rows = describe_settings(Settings())
-    assert rows[0] == ("swaps", "3", "How often.")
+    assert rows[0] == ("exchanges", "3", "How often.")
     assert ("inner.steps", "1", "How many.") in rows
 
 
@@ -90,3 +90,9 @@ def test_every_method_is_listed(capsys):
     out = capsys.readouterr().out
     assert all(name in out for name in names())
     assert "presets:" in out
+    assert "--set KEY=VALUE" in out
+
+
+def test_settings_are_listed_in_the_form_in_which_they_are_written(capsys):
+    list_methods("THIS=THAT")
+    assert "change a setting with --set THIS=THAT" in capsys.readouterr().out

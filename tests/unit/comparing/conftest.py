@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from shoal.comparing import bench
 from shoal.measurement import LatencySettings
 
 QUICK = LatencySettings(warmup=0, min_repetitions=1, max_repetitions=1)
@@ -18,9 +19,10 @@ class Block(nn.Module):
         super().__init__()
         self.linear = nn.Linear(8, 8)
         nn.init.normal_(self.linear.weight, std=scale)
+        self.activation = nn.ReLU()
 
     def forward(self, x):
-        return x + torch.relu(self.linear(x))
+        return x + self.activation(self.linear(x))
 
 
 @pytest.fixture
@@ -54,3 +56,22 @@ def compare(network, data):
         return shoal.compare(network, data.batches, **known | fields)
 
     return run
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often networks were chosen, healed, measured and judged."""
+    made = {}
+
+    def counted(name):
+        original = getattr(bench, name)
+
+        def call(*args, **fields):
+            made[name] = made.get(name, 0) + 1
+            return original(*args, **fields)
+
+        return call
+
+    for name in ("choose_plan", "heal", "measure_pair", "evaluate_samples"):
+        monkeypatch.setattr(bench, name, counted(name))
+    return made

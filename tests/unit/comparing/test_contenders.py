@@ -21,7 +21,7 @@ def test_presets_and_settings_reach_their_method_alone():
 
 
 def test_an_instance_of_settings_is_taken_as_it_is():
-    mine = SGLPSettings(swaps=7)
+    mine = SGLPSettings(exchanges=7)
     assert contenders(["sglp:paper"], {"sglp:paper": mine}, seeds=(0,))[0].settings == mine
 
 
@@ -41,7 +41,7 @@ def test_methods_that_draw_run_once_a_seed_and_others_once_a_healing():
         (["sglp:papers"], {}, "The nearest is 'paper'"),
         (["last", "sglp", "last"], {}, "asked to compare last twice"),
         (["last"], {"lst": {}}, "settings of 'lst', which is not compared: there are last"),
-        (["sglp"], {"sglp": {"swap": 1}}, "The nearest is 'swaps'"),
+        (["sglp"], {"sglp": {"exchange": 1}}, "The nearest is 'exchanges'"),
         (["random"], {"random": {"seed": 1}}, "seed=1 of random, which is run once for each seed"),
     ],
 )  # fmt: skip

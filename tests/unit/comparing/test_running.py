@@ -1,51 +1,19 @@
 """Methods side by side, on a network of six small blocks."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import deepcopy
-from dataclasses import replace
 
 import pytest
 import torch
 
 import shoal
 from shoal import methods
-from shoal.comparing import bench
-from shoal.errors import BudgetError, ConfigError, DataError
-from shoal.journal import Journal
+from shoal.errors import BudgetError, ConfigError, DataError, ShoalWarning
 from shoal.measurement import evaluate_quality, evaluate_samples
 from shoal.progress import reporting
 from shoal.training import HealSettings
 
 HEAL = HealSettings(epochs=1, lr=0.01)
-
-
-@pytest.fixture
-def calls(monkeypatch):
-    """How often networks were chosen, healed, measured and judged."""
-    made = {}
-
-    def counted(name):
-        original = getattr(bench, name)
-
-        def call(*args, **fields):
-            made[name] = made.get(name, 0) + 1
-            return original(*args, **fields)
-
-        return call
-
-    for name in ("choose_plan", "heal", "measure_pair", "evaluate_samples"):
-        monkeypatch.setattr(bench, name, counted(name))
-    return made
-
-
-def settled(comparison):
-    """The comparison without what no two runs have in common: times."""
-    still = lambda row: replace(  # noqa: E731
-        row, seconds=0, latency_whole=1, measured=replace(row.measured, latency=1, latency_spread=0)
-    )
-    return replace(
-        comparison, whole=tuple(map(still, comparison.whole)), rows=tuple(map(still, comparison.rows))
-    )
 
 
 def test_every_method_and_control_has_its_row_or_its_reason(compare):
@@ -67,6 +35,7 @@ def test_rows_tell_what_each_stage_makes_by_itself(compare, network, data):
         assert row.measured.quality == evaluate_quality(small, data.evaluation)
         assert row.healed == evaluate_quality(healed, data.evaluation)
         assert row.losses == pytest.approx(evaluate_samples(healed, data.evaluation).losses.tolist())
+        assert row.unhealed_losses == pytest.approx(evaluate_samples(small, data.evaluation).losses.tolist())
         assert (row.measured.params, row.measured.macs) == (
             plan.predicted["params"],
             plan.predicted["macs"],
@@ -83,6 +52,7 @@ def test_the_whole_network_is_healed_as_all_others_are(compare, network, data):
 
 def test_nothing_is_healed_where_that_is_not_asked_for(compare, calls):
     comparison = compare(methods=["last"])
+    assert comparison.rows[0].unhealed_losses == ()
     assert comparison.rows[0].healed is comparison.whole[0].healed is None
     assert "heal" not in calls
 
@@ -104,99 +74,6 @@ def test_others_are_healed_with_as_many_seeds_as_are_asked_for(compare):
     first, second = comparison.rows
     assert first.healed != second.healed
     assert first.measured == second.measured
-
-
-def test_a_loader_of_batches_is_gone_through_in_the_order_of_the_seed(compare, data):
-    loader = torch.utils.data.DataLoader(data.train, batch_size=None)
-    fields = {"methods": ["last"], "heal": HEAL, "heal_seeds": 2}
-    listed, loaded = (compare(**fields, heal_batches=each).rows for each in (data.train, loader))
-    assert [row.healed for row in listed] == [row.healed for row in loaded]
-
-
-def test_the_same_units_removed_are_one_network_made_judged_and_healed_once(compare, calls):
-    comparison = compare(methods=["sleb", "greedy", "last", "uniform"], heal=HEAL)
-    networks = {row.plan.removed for row in (*comparison.whole, *comparison.rows)}
-    assert len(networks) < 1 + len(comparison.rows), "there is nothing to share"
-    assert calls["heal"] == calls["measure_pair"] == len(networks)
-    assert calls["evaluate_samples"] == 2 * len(networks)
-    first = {}
-    for row in comparison.rows:
-        other = first.setdefault(row.plan.removed, row)
-        assert row.same_as == ("" if other is row else str(other))
-        assert (row.healed, row.measured, row.losses) == (other.healed, other.measured, other.losses)
-
-
-def test_a_second_comparison_with_the_journal_does_nothing_again(compare, calls, tmp_path):
-    fields = {"heal": HEAL, "budgets": ["units=5", "macs=0.6"]}
-    first = compare(**fields, journal=Journal(tmp_path / "journal"))
-    assert calls
-    calls.clear()
-    again = compare(**fields, journal=Journal(tmp_path / "journal"))
-    assert again == first
-    assert calls == {}
-
-
-@pytest.mark.parametrize("change", ["seeds", "heal", "evaluation", "batches", "weights", "settings"])
-def test_what_was_done_under_other_conditions_is_not_used(compare, calls, tmp_path, network, data, change):
-    journal = lambda: Journal(tmp_path / "journal")  # noqa: E731
-    fields = {"methods": ["sglp"], "heal": HEAL, "heal_batches": data.train}
-    compare(**fields, journal=journal())
-    calls.clear()
-    if change == "weights":
-        network[2].linear.weight.data += 0.1
-    if change == "batches":
-        data.batches[0][0].data += 0.1
-    changes = {
-        "seeds": {"seeds": (7,)},
-        "heal": {"heal": replace(HEAL, epochs=2)},
-        "evaluation": {"evaluation": data.evaluation[:1]},
-        "settings": {"settings": {"sglp": {"swaps": 1}}},
-    }
-    compare(**fields | changes.get(change, {}), journal=journal())
-    done = {"seeds": {"heal"}, "heal": {"heal"}, "settings": {"choose_plan"}}
-    everything = {"choose_plan", "heal", "measure_pair", "evaluate_samples"}
-    assert set(calls) - {"evaluate_samples"} == done.get(change, everything) - {"evaluate_samples"}
-
-
-@pytest.mark.parametrize("stage", ["choose_plan", "measure_pair", "heal", "evaluate_samples"])
-def test_an_interrupted_comparison_goes_on_where_it_stopped(compare, calls, tmp_path, monkeypatch, stage):
-    fields = {"methods": ["sglp", "last", "random", "scratch"], "heal": HEAL}
-    whole = compare(**fields)
-    expected = dict(calls)
-    calls.clear()
-    counting, left = getattr(bench, stage), [3]
-
-    def interrupted(*args, **more):
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        return counting(*args, **more)
-
-    monkeypatch.setattr(bench, stage, interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        compare(**fields, journal=Journal(tmp_path / "journal"))
-    monkeypatch.setattr(bench, stage, counting)
-    resumed = compare(**fields, journal=Journal(tmp_path / "journal"))
-    assert settled(resumed) == settled(whole)
-    # The stage in which it stopped is all that may have been begun twice.
-    assert sum(calls.values()) <= sum(expected.values()) + 1
-
-
-def test_a_network_that_a_method_brings_is_made_again_after_an_interruption(
-    compare, calls, tmp_path, monkeypatch
-):
-    fields = {"methods": ["scratch"], "heal": HEAL, "seeds": 1}
-    whole = compare(**fields)
-    heal = bench.heal
-    monkeypatch.setattr(
-        bench, "heal", lambda *args, **more: heal(*args, **more) if more["plan"].removed == () else 1 / 0
-    )
-    with pytest.raises(ZeroDivisionError):
-        compare(**fields, journal=Journal(tmp_path / "journal"))
-    monkeypatch.setattr(bench, "heal", heal)
-    calls.clear()
-    assert settled(compare(**fields, journal=Journal(tmp_path / "journal"))) == settled(whole)
-    assert calls == {"choose_plan": 1, "heal": 1, "evaluate_samples": 1}
 
 
 def test_networks_with_weights_of_their_own_are_never_shared(compare, network):
@@ -270,15 +147,42 @@ def test_a_budget_that_everything_meets_gives_the_whole_network(compare):
 
 
 def test_text_is_judged_by_its_tokens(small_llama):
-    text = [{"input_ids": torch.randint(0, 64, (2, count))} for count in (5, 9)]
+    text, judged = (
+        [{"input_ids": torch.randint(0, 64, (2, count))} for count in counts] for counts in ((4, 6), (5, 9))
+    )
     comparison = shoal.compare(
-        small_llama, text, budgets="units=4", evaluation=text, methods=["last"], seeds=1, latency=False
+        small_llama, text, budgets="units=4", evaluation=judged, methods=["last"], seeds=1, latency=False
     )
     assert comparison.weights == (4, 4, 8, 8)
     (row,) = comparison.rows
     mean = sum(w * x for w, x in zip(comparison.weights, row.losses, strict=True)) / 24
     assert mean == pytest.approx(row.quality["loss"], rel=1e-5)
     assert "perplexity" in row.quality
+
+
+@pytest.mark.parametrize(
+    ("chosen", "trained", "seen"),
+    [
+        (False, False, None),
+        (True, False, "to choose"),
+        (False, True, "to heal"),
+        (True, True, "to choose and"),
+    ],
+)
+def test_judging_by_what_was_chosen_or_healed_on_is_warned_of(compare, data, chosen, trained, seen):
+    def copied(batches):
+        return [(inputs.clone(), labels.clone()) for inputs, labels in batches]
+
+    if chosen:
+        data.batches[:] = copied(data.evaluation)
+    train = copied(data.evaluation) if trained else data.train
+    fields = {"methods": ["last"], "heal": HEAL, "heal_batches": train}
+    with nullcontext() if seen is None else pytest.warns(ShoalWarning, match=f"same batches as {seen}"):
+        compare(**fields)
+
+
+def test_data_that_nothing_is_healed_on_may_judge(compare, data):
+    compare(methods=["last"], heal_batches=data.evaluation)
 
 
 def test_the_model_and_the_random_state_are_left_as_they_were(compare, network):

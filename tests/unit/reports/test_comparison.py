@@ -43,6 +43,7 @@ def make_row(make_chain):
             "latency_whole": 1.0,
             "healed": None if before is None else quality,
             "losses": (loss - 0.1, loss + 0.1),
+            "unhealed_losses": () if before is None else (before - 0.1, before + 0.1),
         }
         return Row(**known | fields)
 
@@ -69,20 +70,19 @@ def build(make_row):
 
 
 def cells(table, method):
-    (row,) = (row for row in table.rows if row[1] == method)
+    (row,) = (row for row in table.rows if row[0] == method)
     return dict(zip((name for name, _ in table.columns), row, strict=True))
 
 
 def test_a_row_tells_what_is_left_what_it_costs_and_how_well_it_does(build, make_row):
     (table,) = standings_tables(build(make_row("sglp", 0.41, asked={"pass": 1, "loss": 23})))
     assert cells(table, "sglp") == {
-        "": "*",
         "method": "sglp",
         "units": "3",
         "params": "0.750",
         "MACs": "0.750",
         "latency": "0.500",
-        "loss": "0.41",
+        "loss": "* 0.41",
         "accuracy %": "91.2 (89.4–92.7)",
         "asked for": "1 pass, 23 loss",
     }
@@ -96,19 +96,48 @@ def test_the_best_comes_first_controls_stand_in_brackets_and_what_is_as_good_is_
         make_row("near", 0.5, losses=(0.7, 0.4)),
     ]
     (table,) = standings_tables(build(*rows))
-    assert [(row[0], row[1]) for row in table.rows] == [
-        ("", "whole network"),
-        ("*", "(last)"),
-        ("*", "near"),
-        ("", "bad"),
+    assert [(row[0], row[5]) for row in table.rows] == [
+        ("whole network", "0.3"),
+        ("(last)", "* 0.5"),
+        ("near", "* 0.5"),
+        ("bad", "0.9"),
     ]
     assert any("within one standard error" in note and "2 judged samples" in note for note in table.notes)
 
 
 def test_loss_is_shown_before_and_after_healing(build, make_row):
-    (table,) = standings_tables(build(make_row("sglp", 0.41, before=0.6), heal={"epochs": 1}))
-    assert (cells(table, "sglp")["loss"], cells(table, "sglp")["healed"]) == ("0.6", "0.41")
+    rows = [
+        make_row("sglp", 0.41, before=0.6),
+        make_row("sleb", 0.5, before=0.5, removed=(2,)),
+        make_row("random", 0.7, before=0.8),
+        make_row("random", 0.7, before=0.9, seed=1),
+    ]
+    (table,) = standings_tables(build(*rows, heal={"epochs": 1}))
+    assert (cells(table, "sglp")["loss"], cells(table, "sglp")["healed"]) == ("0.6", "* 0.41")
+    assert (cells(table, "sleb")["loss"], cells(table, "sleb")["healed"]) == ("* 0.5", "0.5")
+    random = cells(table, "(random)")
+    assert (random["loss"], random["healed"]) == ("0.85 ±0.071", "0.7")
     assert (cells(table, "whole network")["loss"], cells(table, "whole network")["healed"]) == ("0.32", "0.3")
+
+
+@pytest.mark.parametrize(
+    ("asked", "settings", "told"),
+    [
+        ({"healing": 9}, {"heal": {"epochs": 200}}, "cka (9 × healing with epochs=200)"),
+        ({"healing": 1}, {"heal": True}, "cka (1 × healing)"),
+        ({}, {}, "cka"),
+    ],
+)
+def test_methods_that_trained_while_they_chose_are_marked(build, make_row, asked, settings, told):
+    row = make_row("cka", 0.4, own_weights=True, asked=asked)
+    trained = replace(row, plan=replace(row.plan, settings=settings))
+    (table,) = standings_tables(build(trained, make_row("last", 0.5, own_weights=True), make_row("sglp", 1)))
+    assert [row[0] for row in table.rows] == ["whole network", "cka †", "(last)", "sglp"]
+    (note,) = (note for note in table.notes if note.startswith("†"))
+    assert note == f"†: had training of its own while it chose, which the others lack: {told}"
+    assert "healing" not in cells(table, "cka †")["asked for"]
+    labels = [point.label for point in standings_points(build(trained, make_row("cka", 1, budget="units=2")))]
+    assert labels == ["whole network", "cka (own training)", "cka (own training)"]
 
 
 def test_the_spread_over_seeds_is_shown(build, make_row):
@@ -121,7 +150,7 @@ def test_the_spread_over_seeds_is_shown(build, make_row):
     assert (found["units"], found["params"], found["loss"], found["asked for"]) == (
         "2–3",
         "0.625",
-        "0.6 ± 0.14",
+        "* 0.6 ±0.14",
         "3 loss",
     )
     assert "±: standard deviation over seeds, of which there are up to 2" in table.notes
@@ -161,7 +190,7 @@ def test_what_could_not_run_is_said_once_with_its_reason(build, make_row):
 def test_a_budget_that_no_method_met_has_a_table_too(build, make_row):
     failure = Failure(method="sglp", budget="units=1", seed=0, reason="out of reach")
     _, second = standings_tables(build(make_row("sglp", 1), failures=(failure,)))
-    assert [row[1] for row in second.rows] == ["whole network"]
+    assert [row[0] for row in second.rows] == ["whole network"]
     assert "not compared: sglp: out of reach" in second.notes
 
 
@@ -193,9 +222,9 @@ def test_the_legend_stands_below_the_last_table_alone(build, make_row):
 
 def test_a_table_fits_a_terminal_of_120_columns(build, make_row):
     rows = [
-        make_row(name, 10.23456, before=10.2, seed=seed, asked={"loss": 123, "pass": 1})
+        make_row(name, loss, before=loss, seed=seed, asked={"loss": 123, "pass": 1}, own_weights=":" in name)
         for name in ("block_influence", "sglp:paper", "random")
-        for seed in (0, 1)
+        for seed, loss in enumerate((10.234, 11.234))
     ]
     (table,) = standings_tables(build(*rows, heal={"epochs": 1}))
     widths = [

@@ -24,7 +24,9 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "d")
 _LINES = ("-", "--", "-.", ":")
 _LIGHT_MARKERS, _LIGHT_COLORS = ("x", "+", "1", "2", "3", "4"), ("#808080", "#A8A8A8")
 # Points across a marker, at the smallest and the largest budget.
-_SMALL, _LARGE = 4.5, 9.0
+_SMALL, _LARGE, _WHOLE = 4.5, 9.0, 13.0
+# By how much a marker is wider than the one upon it.
+_RING = 4.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,9 +82,10 @@ def pareto_figure(
         MissingExtraError: If matplotlib is not installed.
     """
     _check(points, log=log)
-    styles, sizes = _styles(points), _sizes(points)
+    styles, budgets = _styles(points), _sizes(points)
+    sizes = _seen(points, styles, budgets)
     with looking_alike():
-        figure = sheet(8.4, max(4.8, 1.0 + 0.19 * (len(styles) + len(sizes) + 2)), title=title)
+        figure = sheet(8.4, max(4.8, 1.0 + 0.19 * (len(styles) + len(budgets) + 2)), title=title)
         axes = figure.add_subplot()
         direction = "higher" if higher_is_better else "lower"
         axes.set_xlabel("measured latency / that of the uncompressed network (lower is better)")
@@ -92,13 +95,13 @@ def pareto_figure(
             _logarithmic(axes, [point.quality for point in points])
         for label, style in styles.items():
             mine = sorted((p for p in points if p.label == label), key=lambda point: point.latency)
-            _line(axes, mine, style, sizes)
+            _line(axes, mine, style, {point: sizes[point] for point in mine})
         # Room to the right of the last point, into which the front goes on.
         axes.margins(0.05)
         axes.autoscale_view()
         _front(axes, pareto_front(points, higher_is_better=higher_is_better))
         bars = spread if any(point.spread for point in points) else ""
-        figure.legend(handles=_keys(styles, sizes, bars), loc="outside right upper")
+        figure.legend(handles=_keys(styles, budgets, bars), loc="outside right upper")
     return figure
 
 
@@ -168,11 +171,24 @@ def _sizes(points: Sequence[ParetoPoint]) -> dict[str, float]:
     return {name: _SMALL + step * place for place, name in enumerate(ordered)}
 
 
-def _line(axes: Axes, points: Sequence[ParetoPoint], style: _Style, sizes: dict[str, float]) -> None:
+def _seen(
+    points: Sequence[ParetoPoint], styles: dict[str, _Style], budgets: dict[str, float]
+) -> dict[ParetoPoint, float]:
+    """How large the marker of each point is: larger, the more are drawn upon it at the same place."""
+    order = {label: (style.above, number) for number, (label, style) in enumerate(styles.items())}
+    upon: dict[tuple[float, float], float] = {}
+    sizes = {}
+    for point in sorted(points, key=lambda point: order[point.label], reverse=True):
+        place = (point.latency, point.quality)
+        plain = _WHOLE if point.kind == "whole" else budgets[point.budget]
+        upon[place] = sizes[point] = max(plain, upon[place] + _RING) if place in upon else plain
+    return sizes
+
+
+def _line(axes: Axes, points: Sequence[ParetoPoint], style: _Style, sizes: dict[ParetoPoint, float]) -> None:
     look = style.of_line()
     axes.plot([p.latency for p in points], [p.quality for p in points], **look | {"marker": ""})
-    for point in points:
-        size = 13.0 if point.kind == "whole" else sizes[point.budget]
+    for point, size in sizes.items():
         axes.errorbar(
             point.latency,
             point.quality,

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -140,3 +142,23 @@ def test_a_label_has_one_kind():
 def test_a_logarithmic_axis_wants_qualities_above_zero():
     with pytest.raises(ConfigError, match="logarithmic axis with 'a' at quality=0.0"):
         drawn([WHOLE, ParetoPoint(label="a", latency=0.5, quality=0.0)], log=True)
+
+
+@pytest.mark.parametrize(
+    "kinds", [("method",), ("method", "method"), ("control", "method", "whole", "method")]
+)
+def test_of_points_at_one_place_those_below_are_larger(kinds):
+    points = [
+        ParetoPoint(label=str(number), latency=0.5, quality=0.3, kind=kind)
+        for number, kind in enumerate(kinds)
+    ]
+    markers = [line for line in drawn(points).axes[0].lines if line.get_marker() not in ("", "None", "_")]
+    sizes = [line.get_markersize() for line in sorted(markers, key=lambda line: line.get_zorder())]
+    assert len(sizes) == len(kinds)
+    assert all(below > above for below, above in pairwise(sizes))
+
+
+def test_points_apart_are_of_one_size():
+    points = [ParetoPoint(label=name, latency=0.5, quality=x) for name, x in (("a", 0.3), ("b", 0.4))]
+    sizes = {line.get_markersize() for line in drawn(points).axes[0].lines if line.get_marker() in ("o", "s")}
+    assert len(sizes) == 1
