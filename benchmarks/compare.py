@@ -66,10 +66,10 @@ def smollm2_135m() -> Case:
     loaded = smollm2()
     ids = windows(loaded, "wikitext-2-valid.txt", count=13, length=512)
     parts = [[{"input_ids": window} for window in ids[a:b]] for a, b in ((0, 3), (3, 9), (9, 13))]
-    told = "wikitext-2, windows of 512 tokens: 3 choose, 6 judge, 4 heal; sglp swaps=32, cka per_round=3"
+    told = "wikitext-2, windows of 512 tokens: 3 choose, 6 judge, 4 heal; sglp exchanges=32, cka per_round=3"
     case = Case(loaded.model, [27, 24, 21], (parts[0], parts[1], parts[2]), told)
     # So that all methods together take hours, not a day.
-    case.settings = {"sglp": {"swaps": 32}, "cka": {"per_round": 3}}
+    case.settings = {"sglp": {"exchanges": 32}, "cka": {"per_round": 3}}
     return case
 
 

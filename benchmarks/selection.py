@@ -64,7 +64,7 @@ class Choices:
         """The deterministic ways of choosing so many units, by name."""
         ways: dict[str, Callable[[int], Removed]] = {
             "sglp": self.sglp,
-            "sglp without swaps": partial(self.sglp, swaps=0),
+            "sglp without exchanges": partial(self.sglp, exchanges=0),
             "sum of single losses": self.single,
             "greedy": self.greedy,
             "uniform": self.uniform,

@@ -56,7 +56,7 @@ def test_resnet56_loses_three_blocks_and_little_accuracy(network, test_images):
         network,
         batches(images[:256], labels[:256], 128),
         budget="units=24",
-        settings={"swaps": 0, "longest_run": 1},
+        settings={"exchanges": 0, "longest_run": 1},
         evaluation=batches(images[500:], labels[500:]),
     )
     assert result.after.macs < 0.9 * result.before.macs

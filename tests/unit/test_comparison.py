@@ -14,7 +14,8 @@ from shoal.result import Measurement
 def make_row(make_chain):
     """Return a function that makes the row of a method whose network has these losses."""
 
-    def make(method, losses, *, removed=(1,), budget="units=3", seed=0, latency=0.5):
+    def make(method, losses, *, removed=(1,), budget="units=3", seed=0, latency=0.5, before=None):
+        unhealed = losses if before is None else before
         return Row(
             method=method,
             budget=budget,
@@ -25,11 +26,12 @@ def make_row(make_chain):
             seconds=0.5,
             own_weights=False,
             measured=Measurement(
-                params=10, macs=100, latency=latency, quality={"loss": sum(losses) / len(losses)}
+                params=10, macs=100, latency=latency, quality={"loss": sum(unhealed) / len(unhealed)}
             ),
             latency_whole=None if latency is None else 1.0,
-            healed=None,
+            healed=None if before is None else {"loss": sum(losses) / len(losses)},
             losses=tuple(losses),
+            unhealed_losses=() if before is None else tuple(before),
         )
 
     return make
@@ -93,6 +95,48 @@ def test_losses_of_seeds_are_averaged_before_they_are_compared(make, make_row):
     assert best.spread("loss") is None
 
 
+def test_methods_stand_before_healing_as_they_stand_after_it(make, make_row):
+    comparison = make(
+        make_row("slow", [1, 1, 1], before=[5, 9, 10]),
+        make_row("near", [2, 2, 2], before=[4, 5, 9]),
+        make_row("quick", [3, 3, 3], before=[1, 6, 8]),
+    )
+    after, before = (comparison.standings("units=3", healed=healed) for healed in (True, False))
+    assert [(each.method, each.mean("loss")) for each in after] == [("slow", 1), ("near", 2), ("quick", 3)]
+    assert [(each.method, each.mean("loss")) for each in before] == [("quick", 5), ("near", 6), ("slow", 8)]
+    assert [each.near_best for each in after] == [True, False, False]
+    assert [each.near_best for each in before] == [True, True, False]
+    # The differences 3, -1, 1 have the mean 1 and the standard deviation 2.
+    assert before[1].difference == pytest.approx(1)
+    assert before[1].error == pytest.approx(2 / sqrt(3))
+
+
+def test_where_nothing_was_healed_both_are_the_same(make, make_row):
+    comparison = make(make_row("good", [1, 5, 9]), make_row("bad", [2, 7, 9]))
+    ends, begins = (comparison.standings("units=3", healed=healed) for healed in (True, False))
+    assert [each.as_json() for each in ends] == [each.as_json() for each in begins]
+
+
+def test_the_spread_before_healing_is_its_own(make, make_row):
+    rows = [make_row("random", [2, 2], seed=seed, before=[seed, seed + 2]) for seed in (1, 3)]
+    comparison = replace(make(*rows), weights=(1.0, 1.0))
+    (after,), (before,) = (comparison.standings("units=3", healed=healed) for healed in (True, False))
+    assert (after.spread("loss"), before.spread("loss")) == (0, pytest.approx(sqrt(2)))
+
+
+@pytest.mark.parametrize(
+    ("method", "own_weights", "trained"),
+    [("cka", True, True), ("cka", False, False), ("random", True, False)],
+)
+def test_a_method_with_training_of_its_own_is_told_from_a_control(
+    make, make_row, method, own_weights, trained
+):
+    comparison = make(replace(make_row(method, [1, 1, 1]), own_weights=own_weights))
+    (standing,) = comparison.standings("units=3")
+    assert standing.own_training is trained
+    assert standing.as_json()["own_training"] is trained
+
+
 def test_samples_count_by_their_weight(make, make_row):
     comparison = make(make_row("good", [1, 1, 1]), make_row("bad", [1, 1, 5]))
     heavy = replace(comparison, weights=(1.0, 1.0, 2.0))
@@ -119,11 +163,29 @@ def test_a_row_knows_how_many_units_remain(make_row, removed):
 
 def test_a_comparison_comes_back_from_json(make, make_row):
     failure = Failure(method="taylor", budget="units=1", seed=0, reason="no labels")
-    comparison = make(make_row("good", [1, 2, 3], removed=(0, 2)), failures=(failure,))
+    healed = make_row("good", [1, 2, 3], before=[5, 6, 7], removed=(0, 2))
+    comparison = make(healed, make_row("bad", [1, 2, 5], before=[4, 3, 2]), failures=(failure,))
     text = json.dumps(comparison.as_json())
     assert Comparison.from_json(json.loads(text)) == comparison
     assert json.loads(text)["standings"]["units=3"][0]["method"] == "good"
+    assert json.loads(text)["standings_before_healing"]["units=3"][0]["method"] == "bad"
     assert json.loads(text)["standings"]["units=1"] == []
+
+
+def test_a_file_that_holds_the_losses_after_healing_alone_is_still_read(make, make_row):
+    comparison = make(
+        make_row("good", [1, 2, 3], before=[5, 6, 7]), make_row("bad", [2, 3, 5], before=[7, 8, 9])
+    )
+    fields = json.loads(json.dumps(comparison.as_json()))
+    for row in fields["rows"]:
+        del row["unhealed_losses"]
+    found = Comparison.from_json(fields)
+    assert found.standings("units=3") == tuple(
+        replace(each, rows=tuple(replace(row, unhealed_losses=()) for row in each.rows))
+        for each in comparison.standings("units=3")
+    )
+    bad = found.standings("units=3", healed=False)[1]
+    assert (bad.difference, bad.error) == (2, None)
 
 
 @pytest.mark.parametrize("fields", [{}, {"version": 99}])

@@ -122,12 +122,14 @@ def test_a_plan_is_made_with_what_the_journal_holds(tmp_path, small_resnet, imag
 
 
 @pytest.mark.parametrize(
-    "settings", [{"swaps": 0, "segments": 2}, SGLPSettings(swaps=0, segments=2)], ids=["mapping", "instance"]
+    "settings",
+    [{"exchanges": 0, "segments": 2}, SGLPSettings(exchanges=0, segments=2)],
+    ids=["mapping", "instance"],
 )
 def test_settings_reach_the_method(small_resnet, images, settings):
     plan = shoal.make_plan(small_resnet, images, budget="units=6", settings=settings)
     assert plan.settings["segments"] == 2
-    assert plan.predicted["measured_swaps"] == 0
+    assert plan.predicted["measured_exchanges"] == 0
 
 
 def test_settings_reach_the_evidence(small_resnet, images):
@@ -164,7 +166,7 @@ def test_nothing_is_written_where_no_plan_is_found(tmp_path, small_llama, text):
     [
         ({"method": "sgpl"}, ConfigError, "The nearest is 'sglp'"),
         ({"preset": "papers"}, ConfigError, "The nearest is 'paper'"),
-        ({"settings": {"swap": 1}}, ConfigError, "The nearest is 'swaps'"),
+        ({"settings": {"exchange": 1}}, ConfigError, "The nearest is 'exchanges'"),
         ({"budget": "units=1"}, BudgetError, "the least that can be asked for is units=2"),
         ({"budget": "layers=3"}, BudgetError, "asked for a budget of 'layers'"),
     ],

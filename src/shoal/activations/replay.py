@@ -2,35 +2,41 @@
 
 Every run keeps what its units returned. The next one lets the units before the first difference
 return that again, so that only what follows is computed. Whatever stands between the units is
-computed again, and so is everything from the first unit on that was called more than once: its calls
-differ.
+computed again, and so is everything from the first unit on that cannot be answered for: one that was
+called more than once, as its calls differ, or that wrote into what it was given, which others may read.
 
 Axes: L units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
+from copy import deepcopy
+from itertools import chain as joined
 from itertools import takewhile
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from shoal.architectures import bypassed, forward_replaced, hidden_output, replace_hidden
 from shoal.architectures.hidden import stand_ins
 from shoal.calling import Inputs, call
-from shoal.units import Chain
+from shoal.units import Chain, Unit
 
 __all__ = ["Replay", "sharing_order"]
 
-_REPEATED = object()
+Forward = Callable[..., Any]
+Versions = list[tuple[Tensor, int]]
 
 
 class Replay:
     """One network on one input; call it with the units to leave out.
 
-    The network should be in evaluation mode and gradients off: outputs are kept and given out again.
+    The network should be in evaluation mode. It runs without gradients, and on copies of the inputs:
+    what it writes into them is lost.
 
     Args:
         model: The network.
@@ -38,7 +44,6 @@ class Replay:
         inputs: What its forward takes.
 
     Example:
-        >>> import torch
         >>> from shoal.architectures import find_units
         >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
         >>> x = torch.ones(1, 4)
@@ -48,22 +53,28 @@ class Replay:
     """
 
     def __init__(self, model: nn.Module, chain: Chain, inputs: Inputs) -> None:
-        self.model, self.chain, self.inputs = model, chain, inputs
+        self.model, self.chain = model, chain
+        self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.computed = 0
         """Units computed so far, in all runs."""
-        self._returned: list[Any] = [None] * len(chain)
-        self._versions: list[tuple[Tensor, int]] = []
+        self._kept: list[_Kept | None] = [None] * len(chain)
+        self._given: dict[int, Versions] = {}
+        self._called: set[int] = set()
+        self._overwritten: set[int] = set()
         self._removed: frozenset[int] | None = None
-        self._copies = False
 
     def __call__(self, removed: Iterable[int] = ()) -> Any:
         """Return what the network returns without these units; without any, what it returns itself."""
         wanted = frozenset(removed)
-        outputs = self._run(wanted, self._shared(wanted))
-        if not self._copies and any(tensor._version != version for tensor, version in self._versions):
-            # The network overwrites its hidden states in place: from now on it gets copies.
-            self._copies = True
-            outputs = self._run(wanted, 0)
+        shared = self._shared(wanted)
+        # Nothing is shared with a run that failed.
+        self._removed = None
+        # Inference tensors do not tell whether they were written into.
+        with torch.inference_mode(False), torch.no_grad():
+            outputs = self._run(wanted, shared)
+            if any(kept.handed_on and kept.overwritten for kept in self._kept[:shared] if kept):
+                # The write missed what stood in this unit's place in the run before.
+                outputs = self._run(wanted, 0)
         self._removed = wanted
         return outputs
 
@@ -71,50 +82,75 @@ class Replay:
         """How many units from the first on the run before has computed for this one, too."""
         if self._removed is None:
             return 0
+        self._overwritten |= {index for index, kept in enumerate(self._kept) if kept and kept.overwritten}
         differ = min(removed ^ self._removed, default=len(self.chain))
-        return sum(1 for _ in takewhile(lambda value: value is not _REPEATED, self._returned[:differ]))
+        return sum(1 for _ in takewhile(self._lasts, range(differ)))
+
+    def _lasts(self, index: int) -> bool:
+        kept = self._kept[index]
+        return index in (self._removed or ()) or (kept is not None and not kept.overwritten)
 
     def _run(self, removed: frozenset[int], shared: int) -> Any:
-        before, self._returned = self._returned, [None] * len(self.chain)
-        self._versions = []
+        present = [unit for unit in self.chain if unit.index not in removed]
+        computed = [unit for unit in present if unit.index >= shared]
+        answers = [self._answer(unit) for unit in present if unit.index < shared]
+        self._kept[shared:] = [None] * (len(self.chain) - shared)
+        self._called.clear()
+        self._given.clear()
         with ExitStack() as stack:
-            stack.enter_context(forward_replaced(self._answers(before, shared)))
-            rest = [index for index in removed if index >= shared]
-            stack.enter_context(bypassed(self.model, self.chain, rest))
-            for unit in self.chain:
-                last = self.model.get_submodule(unit.modules[-1])
-                stack.callback(last.register_forward_hook(self._keeper(unit.index)).remove)
-            outputs = call(self.model, self.inputs)
-        self.computed += len(self.chain) - shared - len(rest)
+            # Bypassing is free, and hands on the very tensors of this run.
+            stack.enter_context(bypassed(self.model, self.chain, removed))
+            stack.enter_context(forward_replaced(joined.from_iterable(answers)))
+            for unit in computed:
+                for path, watch in ((unit.modules[0], self._noting), (unit.modules[-1], self._keeping)):
+                    module = self.model.get_submodule(path)
+                    watched = watch(unit.index, module.forward)
+                    stack.enter_context(forward_replaced([(module, watched)]))
+            outputs = call(self.model, tree_map(_cloned, self.inputs))
+        self.computed += len(computed)
         return outputs
 
-    def _answers(self, returned: list[Any], shared: int) -> list[tuple[nn.Module, Callable[..., Any]]]:
-        answers: list[tuple[nn.Module, Callable[..., Any]]] = []
-        for unit in self.chain.units[:shared]:
-            *earlier, last = unit.modules
-            instead = stand_ins(unit.outputs, len(unit.modules))
-            answers += [
-                (self.model.get_submodule(path), module.forward)
-                for path, module in zip(earlier, instead, strict=False)
-            ]
-            answers.append((self.model.get_submodule(last), self._answer(returned[unit.index])))
-        return answers
+    def _answer(self, unit: Unit) -> list[tuple[nn.Module, Forward]]:
+        kept, copied = self._kept[unit.index], unit.index in self._overwritten
+        output = None if kept is None else kept.output
+        *earlier, _ = stand_ins(unit.outputs, len(unit.modules))
+        answer = lambda *args, **kwargs: _fresh(output) if copied else output  # noqa: E731
+        instead = [*(module.forward for module in earlier), answer]
+        return list(zip(map(self.model.get_submodule, unit.modules), instead, strict=True))
 
-    def _answer(self, output: Any) -> Callable[..., Any]:
-        return lambda *args, **kwargs: _fresh(output) if self._copies else output
+    def _noting(self, index: int, forward: Forward) -> Forward:
+        def noting(*args: Any, **kwargs: Any) -> Any:
+            self._given[index] = _versions((args, kwargs))
+            return forward(*args, **kwargs)
 
-    def _keeper(self, index: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
-            if self._returned[index] is not None:
-                self._returned[index] = _REPEATED
-                return
-            kept = _fresh(output) if self._copies else output
-            self._returned[index] = kept
-            hidden = hidden_output(kept)
-            if hidden is not None and not self._copies:
-                self._versions.append((hidden, hidden._version))
+        return noting
 
-        return hook
+    def _keeping(self, index: int, forward: Forward) -> Forward:
+        """Keep what `forward` returns; hooks that change it are called in every run."""
+
+        def keeping(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            given, copied = self._given.pop(index, []), index in self._overwritten
+            kept = _Kept(_fresh(output) if copied else output, handed_on=_share_memory(given, output))
+            again = index in self._called
+            self._called.add(index)
+            lasts = not (again or _moved(given) or (copied and kept.handed_on))
+            self._kept[index] = kept if lasts else None
+            return output
+
+        return keeping
+
+
+class _Kept:
+    """What a unit returned, and whether some of it is what it was given."""
+
+    def __init__(self, output: Any, *, handed_on: bool) -> None:
+        self.output, self.handed_on = output, handed_on
+        self._versions = _versions(output)
+
+    @property
+    def overwritten(self) -> bool:
+        return _moved(self._versions)
 
 
 def sharing_order(sets: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
@@ -131,7 +167,37 @@ def sharing_order(sets: Iterable[Iterable[int]]) -> list[tuple[int, ...]]:
     return sorted(distinct, key=lambda units: (*units, float("inf")))
 
 
-def _fresh(output: Any) -> Any:
-    """Copy the hidden state: the network may overwrite it in place."""
-    hidden = hidden_output(output)
-    return output if hidden is None else replace_hidden(output, hidden.clone())
+def _versions(tree: Any) -> Versions:
+    """All tensors of a structure, and how often each was written into; inference tensors are not."""
+    found = (leaf if isinstance(leaf, Tensor) else hidden_output(leaf) for leaf in tree_leaves(tree))
+    return [(leaf, leaf._version) for leaf in found if leaf is not None and not leaf.is_inference()]
+
+
+def _moved(versions: Versions) -> bool:
+    return any(tensor._version != version for tensor, version in versions)
+
+
+def _share_memory(versions: Versions, tree: Any) -> bool:
+    return not _storages(versions).isdisjoint(_storages(_versions(tree)))
+
+
+def _storages(versions: Versions) -> set[int]:
+    dense = (tensor for tensor, _ in versions if tensor.layout is torch.strided)
+    return {tensor.untyped_storage().data_ptr() for tensor in dense}
+
+
+def _cloned(leaf: Any) -> Any:
+    return leaf.clone() if isinstance(leaf, Tensor) else leaf
+
+
+def _fresh(tree: Any) -> Any:
+    """Copy all tensors of a structure; those that share memory share it still."""
+    memo: dict[int, Any] = {}
+
+    def copied(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            return deepcopy(leaf.detach(), memo)
+        hidden = hidden_output(leaf)
+        return leaf if hidden is None else replace_hidden(leaf, deepcopy(hidden.detach(), memo))
+
+    return tree_map(copied, tree)

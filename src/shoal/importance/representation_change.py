@@ -40,7 +40,7 @@ class ChangeSettings:
         estimator: Of linear CKA: `unbiased` (default), or `biased`, which reads too high on few samples.
         exact: The widest representation that is compared over all samples at once, as `ReferenceSums`
             says; wider ones are compared minibatch by minibatch.
-        minibatch: Samples of such a minibatch.
+        minibatch: Samples of such a minibatch; batches are joined and divided into such.
         tokens: Tokens drawn from every batch, where tokens are the samples.
         seed: Of that draw.
     """

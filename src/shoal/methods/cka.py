@@ -17,9 +17,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import nn
 
 from shoal.errors import ConfigError
@@ -28,7 +31,7 @@ from shoal.journal import fingerprint
 from shoal.methods import Method
 from shoal.methods.request import Request
 from shoal.plan import Plan
-from shoal.planners import Requirement, check_protection, remove_greedily, unprotected
+from shoal.planners import Requirement, check_protection, is_enough, remove_greedily, unprotected
 from shoal.surgery import apply
 from shoal.training import HealSettings, heal
 from shoal.units import Chain, Unit
@@ -36,7 +39,6 @@ from shoal.units import Chain, Unit
 __all__ = ["METHOD", "CKASettings", "choose"]
 
 Removed = tuple[int, ...]
-_SLACK = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ def choose(request: Request, settings: CKASettings) -> Plan:
             goal.savings,
             goal.need,
             costs=rounds.costs,
-            keeps=lambda units: most(units) >= goal.need * (1 - _SLACK),
+            keeps=lambda units: is_enough(most(units), goal.need),
             together=settings.per_round,
         )
     if settings.heal is not None and removed:
@@ -172,6 +174,7 @@ class _Rounds:
         self.chain = request.chain
         self.gone: Removed = ()
         self.changes: dict[int, float] = {}
+        self._training = request.batches if request.heal_batches is None else request.heal_batches
         self._key = request.key
         self._compare()
 
@@ -197,14 +200,14 @@ class _Rounds:
         if not fresh:
             return
         step = Plan.removing(self.chain, [place[unit] for unit in fresh])
-        self._key = f"{request.key}/{fingerprint(self._key, asdict(settings), fresh)}"
+        self._key = f"{request.key}/{fingerprint(self._key, asdict(settings), self._data_key, fresh)}"
         taught = settings.distil > 0 or settings.features > 0
         begun = f"{self._key}/healing"
         resume = begun in request.journal
         request.journal[begun] = True
         self.model = heal(
             apply(self.model, step),
-            request.batches if request.heal_batches is None else request.heal_batches,
+            self._training,
             teacher=request.model if taught else None,
             plan=Plan.removing(request.chain, removed),
             settings=settings,
@@ -215,6 +218,15 @@ class _Rounds:
         self.chain = _shortened(self.chain, step)
         self.gone = removed
         self._compare()
+
+    @cached_property
+    def _data_key(self) -> str:
+        """Hash of the batches that healing sees, in the order in which its seed puts them."""
+        heal = self.settings.heal or HealSettings()
+        most = None if heal.max_steps is None else max(heal.max_steps, heal.recalibrate_batches)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(heal.seed)
+            return self.request.fingerprint_of(islice(self._training, most))
 
     def _places(self) -> dict[int, int]:
         """Index in the original chain → index now, of the units that are still there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -272,15 +273,20 @@ class Request:
 def _identity(function: Any) -> Any:
     """What tells one function from another, as far as it can be told between processes."""
     if isinstance(function, partial):
-        return _identity(function.func), repr(function.args), repr(function.keywords)
+        return _identity(function.func), _told(function.args), _told(function.keywords)
     code = getattr(function, "__code__", None)
     if code is None:
         kind = function if isinstance(function, type) else type(function)
         named = getattr(function, "__qualname__", "")
-        return kind.__module__, kind.__qualname__, named, repr(getattr(function, "__dict__", ""))
-    cells = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
+        return kind.__module__, kind.__qualname__, named, _told(getattr(function, "__dict__", ""))
+    cells = [_told(cell.cell_contents) for cell in function.__closure__ or ()]
     inner = [str(constant) for constant in code.co_consts if not isinstance(constant, CodeType)]
     return function.__module__, function.__qualname__, code.co_code.hex(), inner, code.co_names, cells
+
+
+def _told(value: Any) -> str:
+    """What a value says of itself, without where it lies in memory."""
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _plain(batch: Batch) -> Any:

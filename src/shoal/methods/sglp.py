@@ -73,7 +73,7 @@ class SGLPSettings:
         longest_run: The longest run whose loss is measured; longer ones are estimated from it.
         candidates: Whether plans by other scores are proposed too, and measured beside the others;
             for `runs` by `skip_loss`.
-        swaps: The most measured losses that the exchange of units may spend, 0 for none; for `runs`
+        exchanges: The most measured losses that the exchange of units may spend, 0 for none; for `runs`
             by `skip_loss`.
         counts: Units kept in each segment, for `per_segment`, and so the number of segments; from
             the budget where it is None.
@@ -92,15 +92,15 @@ class SGLPSettings:
     similarity_weight: float = 0.0
     longest_run: int = 2
     candidates: bool = True
-    swaps: int = 96
+    exchanges: int = 96
     counts: tuple[int, ...] | None = None
     most_subsets: int = 64
     graft: GraftSettings = field(default_factory=GraftSettings)
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("segments", "most_segments", "longest_run", "swaps", "most_subsets"):
-            found, least = getattr(self, name), 0 if name == "swaps" else 1
+        for name in ("segments", "most_segments", "longest_run", "exchanges", "most_subsets"):
+            found, least = getattr(self, name), 0 if name == "exchanges" else 1
             if isinstance(found, int) and found < least:
                 raise ConfigError(f"asked for {name}={found}: numbers from {least} upwards work.")
         if self.counts is not None and isinstance(self.segments, int) and len(self.counts) != self.segments:
@@ -117,7 +117,7 @@ PAPER = SGLPSettings(
     selection="per_segment",
     importance="graft",
     candidates=False,
-    swaps=0,
+    exchanges=0,
 )
 
 
@@ -226,7 +226,7 @@ def _best_measured(
     first = min(losses)
     removed = list(proposals)[losses.index(first)]
     division, loss, spent = proposals[removed], first, 0
-    if settings.swaps:
+    if settings.exchanges:
         found = improve_by_exchanges(
             [removed],
             losses=lambda sets: request.losses.of(sets, "exchanging units"),
@@ -234,16 +234,16 @@ def _best_measured(
             known={units: request.losses(units) for units in {(), *request.losses.asked}},
             candidates=request.chain.removable,
             length=len(request.chain),
-            evaluations=settings.swaps,
+            evaluations=settings.exchanges,
         )
         (removed, loss), spent = found.best[0], found.measured
     return removed, {
         "segments": _starts(division),
         "loss": loss,
         "loss_before": request.losses(),
-        "loss_before_swaps": first,
+        "loss_before_exchanges": first,
         "measured_candidates": len(proposals),
-        "measured_swaps": spent,
+        "measured_exchanges": spent,
     }
 
 

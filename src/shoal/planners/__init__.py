@@ -1,12 +1,13 @@
 """Pure: tables and a budget -> which units to remove. Nothing here knows models or tensors."""
 
 from shoal.planners.counts import keep_counts, top_units
+from shoal.planners.enough import is_enough, saves_enough
 from shoal.planners.exchanges import Search, improve_by_exchanges
 from shoal.planners.exhaustive import cheapest_subset
 from shoal.planners.greedy import remove_greedily
 from shoal.planners.positions import remove_evenly, remove_last
 from shoal.planners.proposals import cheapest_removals
-from shoal.planners.protection import check_protection, keeps_of_each, meets, unprotected
+from shoal.planners.protection import check_protection, meets, unprotected
 from shoal.planners.ranking import give_back, remove_in_order, remove_lowest
 from shoal.planners.requirement import Requirement, savings_for
 from shoal.planners.runs import Removal, cheapest_removal, frontier, largest_removal
@@ -26,8 +27,8 @@ __all__ = [
     "frontier",
     "give_back",
     "improve_by_exchanges",
+    "is_enough",
     "keep_counts",
-    "keeps_of_each",
     "largest_removal",
     "largest_window",
     "meets",
@@ -37,6 +38,7 @@ __all__ = [
     "remove_in_order",
     "remove_last",
     "remove_lowest",
+    "saves_enough",
     "savings_for",
     "top_units",
     "unprotected",

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from shoal.errors import BudgetError, ConfigError
+from shoal.planners.enough import saves_enough
 from shoal.planners.ranking import give_back
 
 __all__ = ["remove_greedily"]
@@ -16,7 +17,6 @@ __all__ = ["remove_greedily"]
 Removed = tuple[int, ...]
 Costs = Callable[[Removed, Sequence[Removed]], Sequence[float]]
 Keeps = Callable[[Iterable[int]], bool]
-_SLACK = 1e-9
 
 
 def remove_greedily(
@@ -64,7 +64,7 @@ def remove_greedily(
     free = [unit for unit in candidates if savings[unit] > 0]
     removed: Removed = ()
     known = dict.fromkeys(free, -math.inf)
-    while math.fsum(savings[unit] for unit in removed) < need * (1 - _SLACK):
+    while not saves_enough(savings, need, removed):
         open_now = [u for u in free if u not in removed and (keeps is None or keeps((*removed, u)))]
         fresh = _costed(removed, open_now, known, savings, costs, lazy, together)
         ranked = sorted((cost, unit) for unit, cost in fresh.items() if cost < math.inf)
@@ -76,9 +76,7 @@ def remove_greedily(
             )
         known.update(fresh)
         for _, unit in ranked[:together]:
-            if math.fsum(savings[u] for u in removed) < need * (1 - _SLACK) and (
-                keeps is None or keeps((*removed, unit))
-            ):
+            if not saves_enough(savings, need, removed) and (keeps is None or keeps((*removed, unit))):
                 removed = (*removed, unit)
     stay = give_back(removed, savings, need)
     return tuple(unit for unit in removed if unit in stay)

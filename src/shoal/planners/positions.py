@@ -9,11 +9,11 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 
 from shoal.errors import BudgetError
+from shoal.planners.enough import saves_enough
 
 __all__ = ["evenly_spaced", "remove_evenly", "remove_last"]
 
 Removed = tuple[int, ...]
-_SLACK = 1e-9
 
 
 def evenly_spaced(units: Sequence[int], count: int) -> Removed:
@@ -66,7 +66,7 @@ def _fewest(
     free = sorted(unit for unit in candidates if savings[unit] > 0)
     for count in range(len(free) + 1):
         removed = pick(free, count)
-        if math.fsum(savings[unit] for unit in removed) >= need * (1 - _SLACK):
+        if saves_enough(savings, need, removed):
             return removed
     most = math.fsum(savings[unit] for unit in free)
     raise BudgetError(

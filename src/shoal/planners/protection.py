@@ -1,16 +1,17 @@
-"""What a set of removed units has to respect: protected units, what each stage keeps, the budget.
+"""What a set of removed units has to respect: protected units, a unit of every segment, the budget.
 
 Axes: L units.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from shoal.errors import ConfigError, UnitError
+from shoal.planners.enough import saves_enough
 from shoal.units import Chain, Segment
 
-__all__ = ["check_protection", "keeps_of_each", "meets", "unprotected"]
+__all__ = ["check_protection", "meets", "unprotected"]
 
 Removed = tuple[int, ...]
 
@@ -48,29 +49,6 @@ def unprotected(chain: Chain, *, first: int = 0, last: int = 0) -> tuple[int, ..
     return free
 
 
-def keeps_of_each(groups: Iterable[Sequence[int]], floor: int) -> Callable[[Iterable[int]], bool]:
-    """Return a test of whether a set of removed units leaves `floor` units in each group.
-
-    Groups that have fewer from the start must stay whole.
-
-    Args:
-        groups: Units of every group, such as `chain.groups.values()`.
-        floor: How many of each stay at least.
-
-    Example:
-        >>> test = keeps_of_each([[0, 1, 2], [3]], 1)
-        >>> test([0, 1]), test([3])
-        (True, False)
-    """
-    members = [frozenset(group) for group in groups]
-
-    def test(removed: Iterable[int]) -> bool:
-        gone = frozenset(removed)
-        return all(len(group - gone) >= min(floor, len(group)) for group in members)
-
-    return test
-
-
 def meets(
     savings: Sequence[float], need: float, segments: Sequence[Segment] = ()
 ) -> Callable[[Removed], bool]:
@@ -89,7 +67,7 @@ def meets(
 
     def test(removed: Removed) -> bool:
         gone = set(removed)
-        enough = sum(savings[unit] for unit in gone) >= need * (1 - 1e-9)
-        return enough and all(any(unit not in gone for unit in segment) for segment in segments)
+        kept = (any(unit not in gone for unit in segment) for segment in segments)
+        return saves_enough(savings, need, gone) and all(kept)
 
     return test

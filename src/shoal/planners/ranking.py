@@ -6,15 +6,14 @@ Axes: L units.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 from shoal.errors import BudgetError, DataError
+from shoal.planners.enough import saves_enough
 
 __all__ = ["give_back", "remove_in_order", "remove_lowest"]
 
 Removed = tuple[int, ...]
-Keeps = Callable[[Iterable[int]], bool]
-_SLACK = 1e-9
 
 
 def remove_lowest(
@@ -23,7 +22,6 @@ def remove_lowest(
     need: float,
     *,
     candidates: Iterable[int],
-    keeps: Keeps | None = None,
 ) -> Removed:
     """Return the units of lowest score whose removal saves enough.
 
@@ -32,7 +30,6 @@ def remove_lowest(
         savings: What the removal of each unit saves, `(L,)`.
         need: How much must be saved.
         candidates: The units that may go.
-        keeps: Whether what else is asked still holds of a set of removed units.
 
     Returns:
         Indices, ascending; the earlier of two units with equal scores goes.
@@ -50,16 +47,14 @@ def remove_lowest(
     if unscored:
         raise DataError(f"asked to rank the units {unscored}, which have no score: score them first.")
     order = sorted((unit for unit in free if scores[unit] < math.inf), key=lambda unit: (scores[unit], unit))
-    return remove_in_order(order, savings, need, keeps=keeps)
+    return remove_in_order(order, savings, need)
 
 
-def remove_in_order(
-    order: Iterable[int], savings: Sequence[float], need: float, *, keeps: Keeps | None = None
-) -> Removed:
+def remove_in_order(order: Iterable[int], savings: Sequence[float], need: float) -> Removed:
     """Return as many units from the beginning of an order as save enough, ascending.
 
-    Units that save nothing of what is asked for, and those whose removal `keeps` forbids, are passed
-    over. Where units save differently, those that turn out not to be needed come back, the latest first.
+    Units that save nothing of what is asked for are passed over. Where units save differently, those
+    that turn out not to be needed come back, the latest first.
 
     Raises:
         BudgetError: If all of them do not save enough.
@@ -70,11 +65,11 @@ def remove_in_order(
     """
     removed: list[int] = []
     for unit in order:
-        if _enough(removed, savings, need):
+        if saves_enough(savings, need, removed):
             break
-        if savings[unit] > 0 and (keeps is None or keeps([*removed, unit])):
+        if savings[unit] > 0:
             removed.append(unit)
-    if not _enough(removed, savings, need):
+    if not saves_enough(savings, need, removed):
         raise BudgetError(
             f"asked to save {need:g}: what may go saves {math.fsum(savings[unit] for unit in removed):g}, "
             f"by removing {len(removed)} units. Ask for no more than that, or protect fewer units."
@@ -93,10 +88,6 @@ def give_back(removed: Sequence[int], savings: Sequence[float], need: float) -> 
     rest = list(removed)
     for unit in reversed(removed):
         without = [other for other in rest if other != unit]
-        if _enough(without, savings, need):
+        if saves_enough(savings, need, without):
             rest = without
     return tuple(sorted(rest))
-
-
-def _enough(removed: Iterable[int], savings: Sequence[float], need: float) -> bool:
-    return math.fsum(savings[unit] for unit in removed) >= need * (1 - _SLACK)

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 from shoal.budget import Budget
 from shoal.errors import BudgetError
+from shoal.planners.enough import SLACK, is_enough
 from shoal.tables import LatencyTable
 from shoal.units import Chain
 
 __all__ = ["Requirement", "savings_for"]
-
-_SLACK = 1e-9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +87,7 @@ class Requirement:
         Raises:
             BudgetError: If it cannot; names the nearest budget that can be had.
         """
-        if saved >= self.need * (1 - _SLACK):
+        if is_enough(saved, self.need):
             return
         nearest = self.nearest(saved)
         raise BudgetError(
@@ -139,4 +138,4 @@ def _rounded_up(value: float) -> float:
         return 0.0
     places = 2 - math.floor(math.log10(value))
     # The slack keeps 0.137 from becoming 0.138 by its binary rounding.
-    return float(f"{math.ceil(value * 10.0**places * (1 - _SLACK)) / 10.0**places:.3g}")
+    return float(f"{math.ceil(value * 10.0**places * (1 - SLACK)) / 10.0**places:.3g}")

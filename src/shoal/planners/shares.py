@@ -12,11 +12,10 @@ from random import Random
 
 from shoal.errors import BudgetError, ConfigError
 from shoal.planners.counts import keep_counts
+from shoal.planners.enough import is_enough
 from shoal.units import Segment
 
 __all__ = ["best_subset", "removal_by_shares"]
-
-_SLACK = 1e-9
 
 Pick = Callable[[Segment, int], Sequence[int]]
 
@@ -58,13 +57,13 @@ def removal_by_shares(
     for shares in _all_shares(segments, fixed, counts):
         divided = list(zip(segments, shares, strict=True))
         saved = math.fsum(_largest(savings, allowed, *part) for part in divided)
-        if saved >= need * (1 - _SLACK):
+        if is_enough(saved, need):
             for segment, keep in divided:
                 if (segment, keep) not in known:
                     known[segment, keep] = pick(segment, keep) if keep < len(segment) else ()
             removed = sorted(unit for part in divided for unit in known[part])
             saved = math.fsum(savings[unit] for unit in removed)
-            if saved >= need * (1 - _SLACK):
+            if is_enough(saved, need):
                 return tuple(removed)
         most = max(most, saved)
     kept = f"{list(counts)} units" if counts is not None else "a unit or more"

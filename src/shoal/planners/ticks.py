@@ -12,12 +12,12 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from shoal.planners.enough import SLACK
+
 __all__ = ["common_quantum", "fewest_ticks", "whole_ticks"]
 
 # How far from whole a number of quanta may be, relative: above the rounding of a division.
 _ROUNDING = 1e-12
-# How far below the need a saving may stay, relative: budgets are shares, and shares are rounded.
-_SLACK = 1e-9
 _PARTS = 64
 
 
@@ -53,7 +53,7 @@ def fewest_ticks(need: float, tick: float) -> int:
         >>> fewest_ticks(0.3, 0.1), fewest_ticks(0.31, 0.1), fewest_ticks(0.0, 0.1)
         (3, 4, 0)
     """
-    return max(0, math.ceil(need / tick * (1 - _SLACK)))
+    return max(0, math.ceil(need / tick * (1 - SLACK)))
 
 
 def whole_ticks(saved: float, tick: float) -> int:

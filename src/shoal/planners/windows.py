@@ -9,12 +9,11 @@ import math
 from collections.abc import Sequence
 
 from shoal.errors import BudgetError
+from shoal.planners.enough import saves_enough
 from shoal.tables import ImportanceTable
 from shoal.units import Segment
 
 __all__ = ["cheapest_window", "largest_window"]
-
-_SLACK = 1e-9
 
 
 def cheapest_window(importance: ImportanceTable, savings: Sequence[float], need: float) -> Segment:
@@ -36,13 +35,12 @@ def cheapest_window(importance: ImportanceTable, savings: Sequence[float], need:
         >>> cheapest_window(ImportanceTable(entries=distances), [1, 1, 1], 2)
         Segment(start=1, stop=3)
     """
-    enough = need * (1 - _SLACK)
     minimal = [
         window
         for window in sorted(importance.entries)
-        if math.fsum(savings[window.start : window.stop]) >= enough
-        and math.fsum(savings[window.start + 1 : window.stop]) < enough
-        and math.fsum(savings[window.start : window.stop - 1]) < enough
+        if saves_enough(savings, need, window)
+        and not saves_enough(savings, need, range(window.start + 1, window.stop))
+        and not saves_enough(savings, need, range(window.start, window.stop - 1))
     ]
     if not minimal:
         largest = largest_window(importance, savings)

@@ -30,7 +30,9 @@ class ReferenceSums:
         exact: The widest representation that is compared exactly; memory grows with its square times
             K. For wider ones HSIC is summed over minibatches before the ratio is taken: an estimate of
             the same for `unbiased`, and higher values for `biased`.
-        minibatch: m, of which minibatches; what is left over and too small to be compared is left out.
+        minibatch: m, of which minibatches. Batches are joined and divided into such, so that their
+            size does not matter; the last one may be smaller, and is left out where it is too small to
+            be compared.
 
     Example:
         >>> sums, x = ReferenceSums(), torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 2.0], [3.0, 1.0]])
@@ -92,7 +94,7 @@ class ReferenceSums:
         if self._sums is None or self.rows < FEWEST[self.estimator]:
             raise DataError(
                 f"asked for {self.estimator} CKA with a reference: it needs {FEWEST[self.estimator]} or more "
-                f"samples in a batch, and {self.rows} could be compared. Use more data, or larger batches."
+                f"samples, and {self.rows} could be compared. Use more data."
             )
         (whole, *own), (_, *shared) = self._sums.hsic()
         if not whole > 0:
@@ -109,7 +111,8 @@ class ReferenceSums:
 class _Sums(Protocol):
     """Sums over the samples of K + 1 representations, the reference first."""
 
-    rows: int
+    @property
+    def rows(self) -> int: ...
 
     def add(self, layers: Sequence[Tensor]) -> None: ...
 
@@ -174,24 +177,45 @@ class _Products:
 
 
 class _Minibatches:
-    """Sums over minibatches of the products of centred Gram matrices."""
+    """Sums over minibatches of the products of centred Gram matrices, each for as much as its samples.
+
+    What a batch leaves over is joined with the next one.
+    """
 
     def __init__(self, estimator: Estimator, minibatch: int) -> None:
-        self.rows = 0
         self._estimator, self._minibatch = estimator, minibatch
-        self._totals = torch.zeros(2, 0, dtype=torch.float64)
+        self._rows = 0
+        self._rest: Sequence[Tensor] = ()
+        self._totals = torch.zeros(2, 1, dtype=torch.float64)
+
+    @property
+    def rows(self) -> int:
+        return self._rows + self._last
+
+    @property
+    def _last(self) -> int:
+        """Samples of the last minibatch, the only small one; 0 where they are too few."""
+        count = len(self._rest[0]) if self._rest else 0
+        return count if count >= FEWEST[self._estimator] else 0
 
     def add(self, layers: Sequence[Tensor]) -> None:
-        for pieces in zip(*(layer.split(self._minibatch) for layer in layers), strict=True):
-            count = len(pieces[0])
-            if count < FEWEST[self._estimator]:
-                continue
-            grams = centred_grams(pieces, self._estimator).flatten(1)
-            terms = torch.stack([grams.square().sum(dim=1), grams @ grams[0]]).cpu()
-            scale = count * (count - 3) if self._estimator == "unbiased" else (count - 1) ** 2
-            self._totals = terms / scale + (self._totals if self.rows else 0)
-            self.rows += count
+        if self._rest:
+            layers = [torch.cat(parts) for parts in zip(self._rest, layers, strict=True)]
+        size = self._minibatch
+        whole = len(layers[0]) // size * size
+        for start in range(0, whole, size):
+            self._totals = self._totals + self._terms([layer[start : start + size] for layer in layers])
+        self._rows += whole
+        self._rest = [layer[whole:].clone() for layer in layers]
+
+    def _terms(self, pieces: Sequence[Tensor]) -> Tensor:
+        count = len(pieces[0])
+        grams = centred_grams(pieces, self._estimator).flatten(1)
+        terms = torch.stack([grams.square().sum(dim=1), grams @ grams[0]]).cpu()
+        scale = count * (count - 3) if self._estimator == "unbiased" else (count - 1) ** 2
+        return terms * (count / scale)
 
     def hsic(self) -> tuple[list[float], list[float]]:
-        own, shared = self._totals.tolist()
+        totals = self._totals + self._terms(self._rest) if self._last else self._totals
+        own, shared = (totals / self.rows).tolist()
         return own, shared

@@ -1,8 +1,10 @@
 import random
+from itertools import combinations
 
 import pytest
 import torch
 from hypothesis import given, settings, strategies
+from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from networks import NETWORKS, gpt2, llama
@@ -155,3 +157,165 @@ def test_from_a_unit_that_is_called_twice_on_all_is_computed():
         ran.clear()
         replay(chain.removable[-1:])
     assert ran == ["1.0.conv1", "1.0.conv1"]
+
+
+class Scaled(nn.Module):
+    """A unit: a tanh of a linear map, and its argument around it, perhaps in place."""
+
+    def __init__(self, in_place=False):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.in_place = in_place
+
+    def forward(self, x):
+        change = self.linear(x).tanh()
+        return x.add_(change) if self.in_place else x + change
+
+
+class FusedAdd(nn.Module):
+    """A unit that hands on a branch and a stream, and adds the former to the latter in place."""
+
+    def __init__(self, writes=True):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.writes = writes
+
+    def forward(self, branch, stream):
+        if self.writes:
+            stream.add_(branch)
+        return self.linear(stream).tanh(), stream
+
+
+class Streams(nn.Module):
+    """The stream as it went into the first unit is added in the end; only some units write into it."""
+
+    def __init__(self, writing=(0, 1, 2, 3)):
+        super().__init__()
+        self.layers = nn.ModuleList(FusedAdd(writes=index in writing) for index in range(4))
+
+    def forward(self, x):
+        branch, stream = x, 2 * x
+        around = stream
+        for layer in self.layers:
+            branch, stream = layer(branch, stream)
+        return branch + stream + 3 * around
+
+
+class Around(nn.Module):
+    """What goes into the second unit is added to what comes out of the last."""
+
+    def __init__(self, in_place=(), glue=None):
+        super().__init__()
+        self.layers = nn.ModuleList(Scaled(in_place=index in in_place) for index in range(4))
+        self.glue = glue or nn.Identity()
+
+    def forward(self, x):
+        around = x = self.glue(self.layers[0](x))
+        for layer in self.layers[1:]:
+            x = self.glue(layer(x))
+        return x + around
+
+
+class Preparing(nn.Module):
+    """Scales its input in place."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(*(Scaled() for _ in range(3)))
+
+    def forward(self, x):
+        return self.layers(x.mul_(2))
+
+
+WRITERS = {
+    "into a tensor beside the hidden state": Streams,
+    "into what other units hand through": lambda: Streams(writing=(2, 3)),
+    "into what all others hand through": lambda: Streams(writing=(3,)),
+    "into the input, by its first unit": lambda: nn.Sequential(*(Scaled(in_place=i == 0) for i in range(4))),
+    "into the input, before its first unit": Preparing,
+    "into what is read again later": lambda: Around(in_place=(2,)),
+    "into its first unit's input and what is read later": lambda: Around(in_place=(0, 2)),
+    "between the units": lambda: Around(glue=nn.ReLU(inplace=True)),
+}
+
+
+def runs_equal_whole_networks(model, x, ordered):
+    """In runs of every set of units; the baseline begins from a fresh input each time."""
+    chain = find_units(model, x.clone())
+    assert len(chain.removable) > 1
+    sets = [units for size in range(4) for units in combinations(chain.removable, size)]
+    before, replay = x.clone(), Replay(model, chain, x)
+    for removed in sharing_order(sets) if ordered else [*sets, *sets[::-1]]:
+        found = [tensor.clone() for tensor in tensors(replay(removed))]
+        assert equal(found, plain(model, chain, before.clone(), removed)), removed
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+@pytest.mark.parametrize("writes", WRITERS)
+def test_networks_that_write_in_place_are_run_right(writes, ordered):
+    torch.manual_seed(0)
+    runs_equal_whole_networks(WRITERS[writes](), torch.randn(3, 4), ordered)
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [lambda module, args, output: 2 * output, lambda module, args, output: output.mul_(2)],
+    ids=["anew", "in place"],
+)
+def test_a_hook_that_changes_what_a_unit_returns_changes_it_once(hook):
+    torch.manual_seed(0)
+    model = nn.Sequential(*(Scaled() for _ in range(4)))
+    model[1].register_forward_hook(hook)
+    chain, x = find_units(nn.Sequential(*(Scaled() for _ in range(4))), torch.ones(1, 4)), torch.randn(3, 4)
+    replay = Replay(model, chain, x)
+    for removed in ((), (3,), (2,), (2, 3), (1,), (1, 2)):
+        assert equal(tensors(replay(removed)), plain(model, chain, x, removed)), removed
+
+
+def test_what_the_caller_does_to_the_outputs_is_not_handed_out_again():
+    model, x = nn.Sequential(*(Scaled() for _ in range(3))), torch.randn(3, 4)
+    chain = find_units(model, x)
+    replay = Replay(model, chain, x)
+    for _ in range(3):
+        outputs = replay()
+        assert equal([outputs], plain(model, chain, x))
+        outputs.zero_()
+
+
+def test_after_a_run_that_failed_the_next_one_is_whole():
+    model, x = nn.Sequential(*(Scaled() for _ in range(3))), torch.randn(3, 4)
+    chain = find_units(model, x)
+    replay = Replay(model, chain, x)
+    replay()
+    hook = model[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        replay((2,))
+    hook.remove()
+    assert equal(tensors(replay((2,))), plain(model, chain, x, (2,)))
+
+
+@pytest.mark.parametrize("made_inside", [True, False])
+@pytest.mark.parametrize("run_inside", [True, False])
+@pytest.mark.parametrize("writes", WRITERS)
+def test_inference_mode_changes_nothing(made_inside, run_inside, writes):
+    torch.manual_seed(0)
+    with torch.inference_mode(made_inside):
+        model, x = WRITERS[writes](), torch.randn(3, 4)
+    with torch.inference_mode(False):
+        chain = find_units(model, x.clone())
+    with torch.inference_mode():
+        before = x.clone()
+        expected = [plain(model, chain, before.clone(), (index,)) for index in chain.removable]
+    with torch.inference_mode(run_inside):
+        replay = Replay(model, chain, x)
+        found = [[tensor.clone() for tensor in tensors(replay((index,)))] for index in chain.removable]
+    assert all(map(equal, found, expected))
+
+
+def test_what_is_written_into_between_the_units_is_copied_from_then_on():
+    model, x = Around(glue=nn.ReLU(inplace=True)), torch.randn(3, 4)
+    replay = Replay(model, find_units(model, x), x)
+    for computed in (4, 8, 8, 8):
+        replay()
+        assert replay.computed == computed

@@ -238,7 +238,7 @@ def test_a_representation_that_is_not_finite_is_refused(small_resnet, resnet_cha
 
 
 def test_too_few_samples_are_refused(small_resnet, resnet_chain):
-    with pytest.raises(DataError, match="4 or more samples in a batch, and 3 could be compared"):
+    with pytest.raises(DataError, match="4 or more samples, and 3 could be compared"):
         RepresentationChange(small_resnet, resnet_chain, [torch.randn(3, 3, 8, 8)]).of([(1,)])
     with pytest.raises(DataError, match="the data is empty"):
         RepresentationChange(small_resnet, resnet_chain, [])

@@ -2,10 +2,12 @@
 
 import math
 from dataclasses import replace
+from itertools import cycle
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from by_hand import arriving, next_unit, request_for
 from networks import NETWORKS
@@ -115,35 +117,112 @@ def test_healing_without_labels_is_refused(ask_images):
         choose(request, CKASettings(heal=replace(SHORT, distil=0.0)))
 
 
+class Stopped(Exception):
+    pass
+
+
+CALLS = {"done": 0, "most": math.inf}
+
+
+def counted_loss(outputs, labels):
+    if CALLS["done"] == CALLS["most"]:
+        raise Stopped
+    CALLS["done"] += 1
+    return nn.functional.cross_entropy(outputs, labels)
+
+
+def doubled_loss(outputs, labels):
+    return 2 * counted_loss(outputs, labels)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """How often a loss was computed, and after how often it stops the run."""
+    monkeypatch.setitem(CALLS, "done", 0)
+    monkeypatch.setitem(CALLS, "most", math.inf)
+    return CALLS
+
+
 @pytest.mark.parametrize("stops", [0, 2, 4, 5])
-def test_an_interrupted_healing_goes_on_where_it_was(tmp_path, ask_images, stops):
+def test_an_interrupted_healing_goes_on_where_it_was(tmp_path, ask_images, calls, stops):
     settings = CKASettings(heal=replace(SHORT, distil=0.0))
-    done = []
-
-    class Stopped(Exception):
-        pass
-
-    def losses(most):
-        def loss(outputs, labels):
-            if len(done) == most:
-                raise Stopped
-            done.append(1)
-            return nn.functional.cross_entropy(outputs, labels)
-
-        return loss
-
-    whole = ask_images("units=7", loss=losses(math.inf))
+    whole = ask_images("units=7", loss=counted_loss)
     plan = choose(whole, settings)
-    assert len(done) == 6
-    done.clear()
+    assert calls["done"] == 6
     path = tmp_path / "journal.jsonl"
+    calls |= {"done": 0, "most": stops}
     with pytest.raises(Stopped):
-        choose(ask_images("units=7", loss=losses(stops), journal=Journal(path)), settings)
-    again = ask_images("units=7", loss=losses(math.inf), journal=Journal(path))
+        choose(ask_images("units=7", loss=counted_loss, journal=Journal(path)), settings)
+    calls["most"] = math.inf
+    again = ask_images("units=7", loss=counted_loss, journal=Journal(path))
     assert choose(again, settings) == plan
-    assert len(done) == 6
+    assert calls["done"] == 6
     state = again.shallower.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in whole.shallower.state_dict().items())
     # A journal that is begun anew begins healing anew, too.
-    choose(ask_images("units=7", loss=losses(math.inf), journal=Journal(path, resume=False)), settings)
-    assert len(done) == 12
+    choose(ask_images("units=7", loss=counted_loss, journal=Journal(path, resume=False)), settings)
+    assert calls["done"] == 12
+
+
+def gaussian_batches(seed, count=3):
+    draw = torch.Generator().manual_seed(seed)
+    images = [torch.randn(5, 3, 8, 8, generator=draw) for _ in range(count)]
+    return [(batch, torch.randint(0, 10, (5,), generator=draw)) for batch in images]
+
+
+def healed(request, settings):
+    """Return the healed network's weights, and how many steps it took to get there."""
+    before = CALLS["done"]
+    choose(request, settings)
+    return request.shallower.state_dict(), CALLS["done"] - before
+
+
+@pytest.mark.parametrize("change", ["data", "order", "loss", "teacher"])
+def test_a_journal_does_not_hand_back_what_was_healed_otherwise(tmp_path, ask_images, calls, change):
+    data = gaussian_batches(0)
+    settings = CKASettings(heal=replace(SHORT, distil=0.0))
+    path = tmp_path / "journal.jsonl"
+
+    def asked(**fields):
+        return ask_images("units=8", **({"loss": counted_loss, "heal_batches": data} | fields))
+
+    first, steps = healed(asked(journal=Journal(path)), settings)
+    assert steps == 3
+    again, steps = healed(asked(journal=Journal(path)), settings)
+    assert steps == 0
+    assert all(torch.equal(value, first[name]) for name, value in again.items())
+    changed = {
+        "data": {"heal_batches": gaussian_batches(1)},
+        "order": {"heal_batches": data[::-1]},
+        "loss": {"loss": doubled_loss},
+        "teacher": {},
+    }[change]
+    if change == "teacher":
+        settings = CKASettings(heal=replace(SHORT, distil=0.5))
+    alone, _ = healed(asked(**changed), settings)
+    found, steps = healed(asked(**changed, journal=Journal(path)), settings)
+    assert steps == 3
+    assert all(torch.equal(value, alone[name]) for name, value in found.items())
+    assert not all(torch.equal(value, first[name]) for name, value in found.items())
+
+
+def test_a_loader_that_shuffles_is_known_again_by_the_seed_of_healing(tmp_path, ask_images, calls):
+    images, labels = (torch.cat(parts) for parts in zip(*gaussian_batches(0), strict=True))
+    loader = DataLoader(TensorDataset(images, labels), batch_size=5, shuffle=True)
+    path = tmp_path / "journal.jsonl"
+    settings, steps = CKASettings(heal=replace(SHORT, distil=0.0)), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        request = ask_images("units=8", loss=counted_loss, heal_batches=loader, journal=Journal(path))
+        steps.append(healed(request, settings)[1])
+    assert steps == [3, 0]
+
+
+def test_of_batches_without_end_only_those_that_healing_sees_are_looked_at(ask_images):
+    class Endless:
+        def __iter__(self):
+            yield from cycle(gaussian_batches(0))
+
+    request = ask_images("units=8", heal_batches=Endless())
+    choose(request, CKASettings(heal=replace(SHORT, distil=0.0)))
+    assert len(find_units(request.shallower, EXAMPLE)) == 8

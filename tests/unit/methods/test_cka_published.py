@@ -1,5 +1,8 @@
 """CKA layer pruning on the networks that it was published for."""
 
+import re
+from dataclasses import replace
+
 import pytest
 import torch
 from cifar_resnet import load_checkpoint, resnet56
@@ -77,18 +80,85 @@ PUBLISHED = {
 }
 
 
+def limit(model, size):
+    """Return the units, and how many of them can go at most."""
+    chain = find_units(model, torch.zeros(1, 3, size, size))
+    request = Request(model=model, chain=chain, batches=[], example=None, budget=Budget.parse("units=1"))
+    with pytest.raises(BudgetError, match="the least that can be asked for is units=") as refused:
+        choose(request, PAPER)
+    return chain, len(chain) - int(re.search(r"is units=(\d+)\.$", str(refused.value))[1])
+
+
+def blocks_that_can_go(chain):
+    """Two of every stage stay, and the very first."""
+    kept = [index for group in chain.groups.values() for index in group[:2]]
+    return [index for index in chain.removable if index not in kept]
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_sizes_and_limits_are_the_published_ones(name):
     whole, block, most, reductions = PUBLISHED[name]
     model, size = resnet50() if name == "resnet50" else cifar_net(int(name.removeprefix("resnet")))
-    chain = find_units(model, torch.zeros(1, 3, 32, 32))
-    request = Request(model=model, chain=chain, batches=[], example=None, budget=Budget.parse("units=1"))
-    with pytest.raises(BudgetError, match=f"is units={len(chain) - most}\\."):
-        choose(request, PAPER)
-    macs = count_macs(model.to("meta"), torch.zeros(1, 3, size, size, device="meta"))
+    chain, found = limit(model, 32)
+    order = blocks_that_can_go(chain)
+    assert found == len(order) == most
+    # Weights do not matter from here on.
+    model, x = model.to("meta"), torch.zeros(1, 3, size, size, device="meta")
+    macs = count_macs(model, x)
     assert macs.total == whole
     assert {macs.by_module[unit.name] for unit in chain if unit.removable} == {block}
-    assert {n: round(100 * n * block / whole, 2) for n in reductions} == reductions
+    for count, reduction in reductions.items():
+        cut = apply(model, Plan.removing(chain, order[:count]))
+        assert round(100 * (1 - count_macs(cut, x).total / whole), 2) == reduction, count
+
+
+class InvertedResidual(nn.Module):
+    """Sandler et al., 2018, https://arxiv.org/abs/1801.04381: wider inside, around it a shortcut where
+    the shape stays.
+    """
+
+    def __init__(self, width_in, width, stride, expansion):
+        super().__init__()
+        inner = expansion * width_in
+        self.shortcut = stride == 1 and width_in == width
+        self.conv = nn.Sequential(
+            nn.Conv2d(width_in, inner, 1, bias=False),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(inner, width, 1, bias=False),
+        )
+
+    def forward(self, x):
+        return x + self.conv(x) if self.shortcut else self.conv(x)
+
+
+def mobilenet():
+    """The blocks of MobileNetV2, an eighth as wide: width, blocks, stride of the first."""
+    stages = [(2, 1, 1), (3, 2, 2), (4, 3, 2), (8, 4, 2), (12, 3, 1), (20, 3, 2), (40, 1, 1)]
+    features, width = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1, bias=False)), 4
+    for number, (wide, depth, stride) in enumerate(stages):
+        for at in range(depth):
+            features.append(InvertedResidual(width, wide, 1 if at else stride, 6 if number else 1))
+            width = wide
+    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(width, 10))
+
+
+def test_five_blocks_of_mobilenet_v2_can_go():
+    """Stages of 2, 3, 4, 3 and 3 blocks, of which two each stay."""
+    model, x = mobilenet(), torch.randn(16, 3, 64, 64)
+    chain, most = limit(model, 64)
+    expected = blocks_that_can_go(chain)
+    assert most == len(expected) == 5
+    stages = [group for group in chain.groups.values() if len(group) > 1]
+    assert [len(set(stage).intersection(expected)) for stage in stages] == [0, 1, 2, 1, 1]
+    budget = Budget.parse(f"units={len(chain) - most}")
+    request = Request(model=model, chain=chain, batches=[x], example=x, budget=budget)
+    plan = choose(request, replace(PAPER, heal=None))
+    assert [len(set(stage).intersection(plan.removed)) for stage in stages] == [0, 1, 2, 1, 1]
+    cut = apply(model, plan)
+    assert len(cut[0]) == len(model[0]) - 5
+    assert cut(x).shape == (16, 10)
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def test_a_preset_beside_an_instance_is_refused():
         ),
         ({"segments": 0}, "asked for segments=0: numbers from 1 upwards work"),
         ({"longest_run": 0}, "longest_run=0: numbers from 1 upwards work"),
-        ({"swaps": -1}, "swaps=-1: numbers from 0 upwards work"),
+        ({"exchanges": -1}, "exchanges=-1: numbers from 0 upwards work"),
         ({"segments": 3, "counts": [1, 2]}, r"3 segments with counts=\(1, 2\): give one count a segment"),
         (SGLPSettings(selection="all"), "selection: input should be 'runs' or 'per_segment'"),
     ],
@@ -152,7 +152,7 @@ def test_settings_of_sglp_that_do_not_work_are_refused(settings, match):
 
 def test_settings_of_sglp_come_through_unchanged():
     assert settings_for(METHOD, PAPER) == PAPER
-    assert settings_for(METHOD, {"segments": 3, "swaps": 0}) == SGLPSettings(segments=3, swaps=0)
+    assert settings_for(METHOD, {"segments": 3, "exchanges": 0}) == SGLPSettings(segments=3, exchanges=0)
 
 
 def test_methods_are_public():

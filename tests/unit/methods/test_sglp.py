@@ -92,14 +92,14 @@ def test_the_default_is_as_good_as_every_plan_by_its_tables_and_divisions(ask):
         with suppress(BudgetError):
             proposed.add(cheapest_removal(table, *goal, length=9, segments=evidence.segments(k)).removed)
     assert plan.predicted["measured_candidates"] == len(proposed) > 3
-    assert plan.predicted["loss_before_swaps"] == min(losses.of(list(proposed)))
-    assert plan.predicted["loss"] == losses(plan.removed) <= plan.predicted["loss_before_swaps"]
+    assert plan.predicted["loss_before_exchanges"] == min(losses.of(list(proposed)))
+    assert plan.predicted["loss"] == losses(plan.removed) <= plan.predicted["loss_before_exchanges"]
     assert plan.predicted["loss_before"] == losses()
 
 
-def test_swaps_end_where_no_exchange_within_the_segments_is_better(ask):
+def test_exchanges_end_where_no_exchange_within_the_segments_is_better(ask):
     request = ask("units=6")
-    plan = choose(request, SGLPSettings(swaps=10_000))
+    plan = choose(request, SGLPSettings(exchanges=10_000))
     cuts = [set(range(*ends)) for ends in plan.predicted["segments"]]
     near = [
         units
@@ -110,17 +110,17 @@ def test_swaps_end_where_no_exchange_within_the_segments_is_better(ask):
     assert plan.predicted["loss"] <= min(request.losses.of(near))
 
 
-def test_without_swaps_none_are_measured(ask):
-    plan = choose(ask(), SGLPSettings(swaps=0))
-    assert plan.predicted["measured_swaps"] == 0
-    assert plan.predicted["loss"] == plan.predicted["loss_before_swaps"]
+def test_without_exchanges_none_are_measured(ask):
+    plan = choose(ask(), SGLPSettings(exchanges=0))
+    assert plan.predicted["measured_exchanges"] == 0
+    assert plan.predicted["loss"] == plan.predicted["loss_before_exchanges"]
 
 
 @pytest.mark.parametrize("segments", [1, 2, 4, "penalised", "bic", "released", "joint"])
 @pytest.mark.parametrize("partition", ["matrix", "row_sums"])
 @pytest.mark.parametrize("backtracking", ["exact", "released"])
 def test_every_way_to_segment_gives_a_plan(ask, segments, partition, backtracking):
-    settings = SGLPSettings(segments=segments, partition=partition, backtracking=backtracking, swaps=4)
+    settings = SGLPSettings(segments=segments, partition=partition, backtracking=backtracking, exchanges=4)
     request = ask()
     plan = choose(request, settings)
     check_meets(request, plan)

@@ -1,7 +1,7 @@
 import pytest
 
 from shoal.errors import ConfigError, UnitError
-from shoal.planners import check_protection, keeps_of_each, meets, unprotected
+from shoal.planners import check_protection, meets, unprotected
 from shoal.units import Segment
 
 
@@ -22,14 +22,6 @@ def test_negative_numbers_of_protected_units_are_refused(first, last):
     check_protection(0, 3)
     with pytest.raises(ConfigError, match=f"protect_first={first} and protect_last={last}: numbers from 0"):
         check_protection(first, last)
-
-
-@pytest.mark.parametrize(
-    ("floor", "removed", "kept"),
-    [(0, [0, 1, 2, 3], True), (1, [0, 1], True), (1, [0, 1, 2], False), (2, [0], True), (2, [3], False)],
-)
-def test_each_group_keeps_its_floor(floor, removed, kept):
-    assert keeps_of_each([[0, 1, 2], [3]], floor)(removed) is kept
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from shoal.errors import BudgetError, DataError
-from shoal.planners import give_back, keeps_of_each, remove_in_order, remove_lowest
+from shoal.planners import give_back, remove_in_order, remove_lowest
 
 
 @pytest.mark.parametrize(
@@ -34,10 +34,3 @@ def test_what_is_not_needed_comes_back_the_latest_first():
     assert remove_in_order([0, 1, 2], [1, 2, 5], 6) == (0, 2)
     assert give_back([0, 1, 2], [1, 1, 1], 1) == (0,)
     assert give_back([], [], 0) == ()
-
-
-def test_a_floor_is_kept():
-    keeps = keeps_of_each([[0, 1], [2]], 1)
-    assert remove_in_order([0, 1, 2], [1, 1, 1], 1, keeps=keeps) == (0,)
-    with pytest.raises(BudgetError, match="by removing 1 units"):
-        remove_in_order([0, 1, 2], [1, 1, 1], 2, keeps=keeps)

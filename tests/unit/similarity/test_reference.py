@@ -86,6 +86,37 @@ def test_the_widest_representation_decides_how_sums_are_taken(layers):
     assert narrow == streamed(x, others, 50)
 
 
+@BOTH
+@pytest.mark.parametrize("sizes", [(256, 256, 4), (4, 256, 256), (100, 400, 16), (515, 1), (129,) * 4])
+def test_minibatches_do_not_depend_on_the_sizes_of_the_batches(estimator, cka, sizes):
+    x = gaussians(516, 300)
+    others = [x + gaussians(516, 300, seed=1), gaussians(516, 5, seed=2)]
+    expected = streamed(x, others, 516, estimator=estimator, exact=0)
+    sums = ReferenceSums(estimator, exact=0)
+    for rows in torch.arange(516).split(sizes):
+        sums.update(x[rows], [other[rows] for other in others])
+    assert sums.similarities() == pytest.approx(expected, abs=1e-12)
+    assert sums.rows == 516
+
+
+@BOTH
+def test_a_small_last_minibatch_counts_for_its_samples(estimator, cka):
+    x, y = gaussians(68, 40), gaussians(68, 40, seed=1)
+    # Alike in the last four samples only.
+    y[64:] = x[64:]
+
+    def hsic(a, b, rows):
+        sums = ReferenceSums(estimator)
+        sums.update(a[rows], [b[rows]])
+        (own, other), (_, shared) = sums._sums.hsic()
+        return torch.tensor([own, other, shared], dtype=torch.float64)
+
+    parts = [hsic(x, y, slice(64)), hsic(x, y, slice(64, 68))]
+    own, other, shared = (64 * parts[0] + 4 * parts[1]).tolist()
+    found = streamed(x, [y], 68, estimator=estimator, exact=0, minibatch=64)
+    assert found == pytest.approx([shared / (own * other) ** 0.5], abs=1e-10)
+
+
 @pytest.mark.parametrize("exact", [0, 64])
 def test_no_samples_and_too_small_a_rest_are_left_out(exact):
     sums, x = ReferenceSums(exact=exact, minibatch=8), gaussians(19, 3)
@@ -113,7 +144,7 @@ def test_a_reference_without_signal_is_refused(exact, others):
 def test_too_few_samples_are_refused(estimator, fewest, exact):
     x = gaussians(fewest, 3)
     assert streamed(x, [x], fewest, estimator=estimator, exact=exact) == pytest.approx([1])
-    with pytest.raises(DataError, match=f"needs {fewest} or more samples in a batch, and"):
+    with pytest.raises(DataError, match=f"needs {fewest} or more samples, and"):
         streamed(x[1:], [x[1:]], fewest, estimator=estimator, exact=exact)
     with pytest.raises(DataError, match="and 0 could be compared"):
         ReferenceSums(estimator).similarities()
