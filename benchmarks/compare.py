@@ -7,8 +7,9 @@
 
 - `resnet56`: 6, 9 and 12 of 27 blocks out; JPEG-compressed CIFAR-10: 1,000 test images choose, 4,000
   others judge; healing is one epoch of 5,000 training images.
-- `smollm2`: 3, 6 and 9 of 30 layers out; wikitext-2 in windows of 512 tokens: 3 choose, 6 others judge,
-  4 others heal; SGLP exchanges 32 times at most, and CKA pruning removes 3 layers a round.
+- `smollm2`: 3, 6 and 9 of 30 layers out; wikitext-2, windows of 256 tokens from all over the text: 6
+  choose, 12 others judge, 8 others heal. SGLP and best exchange 32 times at most, and CKA pruning
+  removes 3 layers a round.
 
 Stages: `choose` (no healing), `heal`, `latency`; the first two where none is named. All that is measured
 is kept in `benchmarks/cache/`, so that a run that stopped goes on. Losses are cross-entropy in nats (a
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inputs import CACHE, batched, jpeg_cifar, smollm2, tuned_resnet56, windows
+from inputs import CACHE, batched, jpeg_cifar, smollm2, spread_windows, tuned_resnet56
 from reporting import RESULTS, report
 from torch import nn
 
@@ -64,12 +65,15 @@ def resnet56() -> Case:
 def smollm2_135m() -> Case:
     """SmolLM2-135M-Instruct."""
     loaded = smollm2()
-    ids = windows(loaded, "wikitext-2-valid.txt", count=13, length=512)
-    parts = [[{"input_ids": window} for window in ids[a:b]] for a, b in ((0, 3), (3, 9), (9, 13))]
-    told = "wikitext-2, windows of 512 tokens: 3 choose, 6 judge, 4 heal; sglp exchanges=32, cka per_round=3"
+    ids = spread_windows(loaded, "wikitext-2-valid.txt", count=26, length=256)
+    parts = [[{"input_ids": window} for window in ids[a:b]] for a, b in ((0, 6), (6, 18), (18, 26))]
+    told = (
+        "wikitext-2, windows of 256 tokens from all over the text: 6 choose, 12 judge, 8 heal; "
+        "exchanges=32 for sglp and best, per_round=3 for cka"
+    )
     case = Case(loaded.model, [27, 24, 21], (parts[0], parts[1], parts[2]), told)
     # So that all methods together take hours, not a day.
-    case.settings = {"sglp": {"exchanges": 32}, "cka": {"per_round": 3}}
+    case.settings = {"sglp": {"exchanges": 32}, "best": {"exchanges": 32}, "cka": {"per_round": 3}}
     return case
 
 

@@ -119,3 +119,15 @@ def windows(loaded: LoadedModel, file: str, *, count: int, length: int, skip: in
     if len(ids) < count * length:
         raise SystemExit(f"{file} holds fewer than {skip + count} windows of {length} tokens.")
     return list(ids.view(count, 1, length))
+
+
+def spread_windows(loaded: LoadedModel, file: str, *, count: int, length: int, seed: int = 0) -> list[Tensor]:
+    """Return token windows `(1, length)` from evenly spaced places of a text, in a random order.
+
+    Windows that follow each other are of one article, and what is chosen on a few of them suits that.
+    """
+    tokenizer: Any = loaded.load_tokenizer()
+    ids = torch.tensor(tokenizer((assets() / "text" / file).read_text(encoding="utf-8"))["input_ids"])
+    starts = torch.linspace(0, len(ids) - length, count).long()
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return [ids[start : start + length][None] for start in starts[order].tolist()]

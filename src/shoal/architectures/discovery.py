@@ -17,7 +17,7 @@ from shoal.architectures.sublayers import in_sublayers
 from shoal.architectures.tracing import Call, matrices, trace
 from shoal.architectures.trials import FAILURES, check_runs, mark_numbered_lists, mark_vital
 from shoal.calling import Inputs, device_of, to_device
-from shoal.errors import ConfigError, UnknownArchitectureError
+from shoal.errors import ConfigError, DataError, UnknownArchitectureError
 from shoal.measurement.counting import count_macs, count_params
 from shoal.units import GRANULARITIES, Chain, Granularity, Unit
 
@@ -47,7 +47,8 @@ def find_units(
 
     Raises:
         UnknownArchitectureError: If nothing was found that could be removed.
-        DataError: If the network does not run on the example; the network's own error is its cause.
+        DataError: If the network does not run on the example (the network's own error is its cause),
+            or puts out numbers that are not finite.
         ConfigError: If there is no example, and the model does not say what it takes; or there is no
             such granularity.
 
@@ -64,6 +65,7 @@ def find_units(
         )
     example = to_device(example_for(model) if example is None else example, device_of(model))
     calls = _trace(model, example)
+    _check_finite(model, calls)
     found = select(model, calls)
     if granularity == "sublayer":
         found = in_sublayers(model, example, found, calls)
@@ -85,6 +87,18 @@ def _trace(model: nn.Module, example: Inputs) -> dict[nn.Module, Call]:
         # Says so in words if it is the network that fails on the example.
         check_runs(model, example)
         raise
+
+
+def _check_finite(model: nn.Module, calls: dict[nn.Module, Call]) -> None:
+    """NaN hides what is added to what, and so what the units are."""
+    names = {module: name for name, module in model.named_modules()}
+    bad = [names[module] for module, seen in calls.items() if not seen.finite and matrices(module)]
+    if bad:
+        raise DataError(
+            f"asked for the units of {type(model).__name__}: on the example {bad[0]!r} returns numbers that "
+            f"are not finite, as {len(bad) - 1} more modules do. Look for NaN or infinity in the data and in "
+            "the weights, and check the data's scale and the model's precision."
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

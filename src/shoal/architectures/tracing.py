@@ -39,6 +39,7 @@ class Call:
         returned: Class name of what it returns.
         carries: Whether a path without weights leads through it.
         added: Whether its output is added to another tensor outside of it.
+        finite: Whether all numbers of the hidden state that it returned were finite.
     """
 
     order: int
@@ -50,6 +51,7 @@ class Call:
     returned: str = ""
     carries: bool = False
     added: bool = False
+    finite: bool = True
 
 
 def matrices(module: nn.Module) -> list[nn.Parameter]:
@@ -116,6 +118,7 @@ class _Recorder:
         if before is None or after is None:
             return
         seen.in_shape, seen.out_shape = tuple(before.shape), tuple(after.shape)
+        seen.finite = bool(torch.isfinite(after).all())
         seen.keeps = seen.in_shape == seen.out_shape and before.dtype == after.dtype
         seen.outputs = describe(output, args, kwargs)
         self.remember(after, [seen])

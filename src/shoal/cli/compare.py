@@ -86,7 +86,9 @@ def run(options: Options) -> None:
     train, judged = open_further_data(options, loaded)
     _check_apart(options, data, train, judged)
     example = example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
-    with kept(beside(options.output, "journal.jsonl"), resume=options.resume) as journal:
+    with kept(
+        beside(options.output, "journal.jsonl"), resume=options.resume, overwrite=options.overwrite
+    ) as journal:
         comparison = compare(
             loaded.model,
             data.batches,

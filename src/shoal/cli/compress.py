@@ -78,10 +78,14 @@ def run(options: Options) -> None:
         raise ConfigError("asked to compress without --output: say where to, or only look with --dry-run.")
     _check_format(options, loaded, example)
     train, judged = open_further_data(options, loaded)
+    if judged is not None and judged.sha256 == data.sha256:
+        note("the quality is measured on the data that the choice rests on: it will look too good")
     from shoal.pipeline import compress
 
     # What was dear to measure outlives a run that stops, and only that.
-    with kept(beside(options.output, "journal.jsonl"), resume=options.resume) as journal:
+    with kept(
+        beside(options.output, "journal.jsonl"), resume=options.resume, overwrite=options.overwrite
+    ) as journal:
         checkpoint = beside(options.output, "heal.safetensors")
         result = compress(
             loaded.model,
@@ -98,6 +102,9 @@ def run(options: Options) -> None:
         notes = {"seeds": {"seed": options.seed}, "data": data_notes(data, train, judged)}
         verification = _write(options, loaded, result, example, notes)
         checkpoint.unlink(missing_ok=True)
+    if options.heal_epochs is not None:
+        healed_on = (data if train is None else train).description
+        note(f"healed for {options.heal_epochs} epochs on {healed_on}", quiet=options.json)
     report(result, verification, samples=options.example_batch, as_json=options.json)
 
 

@@ -49,8 +49,18 @@ def check_file_target(path: Path | None, *, overwrite: bool) -> None:
 
 
 @contextmanager
-def kept(path: Path, *, resume: bool) -> Iterator[Journal]:
-    """Yield a journal whose file is gone when the `with` ends well, and kept if it holds something else."""
+def kept(path: Path, *, resume: bool, overwrite: bool = False) -> Iterator[Journal]:
+    """Yield a journal whose file is gone when the `with` ends well, and kept if it holds something else.
+
+    Raises:
+        ConfigError: If an interrupted run left one, and it may neither be gone on with nor thrown away.
+    """
+    left = len(Journal(path)) if path.exists() and not (resume or overwrite) else 0
+    if left:
+        raise ConfigError(
+            f"asked to begin anew, and {path} holds {left} numbers that an interrupted run has measured: "
+            "--resume goes on with them, --overwrite throws them away."
+        )
     journal, done = Journal(path, resume=resume), False
     try:
         yield journal

@@ -89,8 +89,8 @@ class SkipLosses:
         if not math.isfinite(base):
             what = f"without units {tuple(gone)}" if tuple(gone) else "of the whole network"
             raise DataError(
-                f"asked to measure losses beside that {what}, which is {base}. Check the data's scale and "
-                "labels, and the model's precision."
+                f"asked to measure losses beside that {what}, which is {base}: it overflows or is NaN. Look "
+                "for NaN in the data, and check its scale and labels and the model's precision."
             )
         return [loss - base for loss in losses]
 

@@ -173,7 +173,7 @@ class Request:
             UnitError: If all units are protected.
         """
         free = unprotected(self.chain, first=protect_first, last=protect_last)
-        savings, need = self.savings(candidates=free)
+        savings, need = self.savings(candidates=free, circumstance=_protected(protect_first, protect_last))
         if need <= 0:
             return (), {"scores": []}
         scores = self.scores(score)
@@ -206,7 +206,7 @@ class Request:
             UnitError: If all units are protected.
         """
         free = unprotected(self.chain, first=protect_first, last=protect_last)
-        savings, need = self.savings(candidates=free)
+        savings, need = self.savings(candidates=free, circumstance=_protected(protect_first, protect_last))
         tried: set[Removed] = set()
 
         def costs(gone: Removed, sets: Sequence[Removed]) -> list[float]:
@@ -268,6 +268,12 @@ class Request:
         return Plan.removing(
             self.chain, removed, budget=self.budget, method=method, settings=settings, predicted=known
         )
+
+
+def _protected(first: int, last: int) -> str:
+    if not first and not last:
+        return ""
+    return f"with the first {first} and the last {last} units protected (protect_first, protect_last)"
 
 
 def _identity(function: Any) -> Any:

@@ -75,7 +75,8 @@ class ReferenceSums:
         if bad:
             raise DataError(
                 f"asked to compare {len(others)} representations with a reference: {bad}, of which 0 is the "
-                "reference, are not finite. Check the data's scale and the model's precision."
+                "reference, are not finite. Look for NaN or infinity in the data, and check its scale "
+                "and the model's precision."
             )
         if self._sums is None:
             exact = max(layer.shape[1] for layer in layers) <= self.exact

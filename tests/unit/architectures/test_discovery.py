@@ -317,3 +317,10 @@ def test_user_hooks_run_as_ever_and_stay():
     model(x)
     assert len(calls) == seen + 1
     handle.remove()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 3e38])
+def test_an_example_on_which_numbers_are_not_finite_is_refused(value):
+    model, example = NETWORKS["residual"]()
+    with pytest.raises(DataError, match="returns numbers that are not finite, as .* more modules do"):
+        find_units(model, torch.full_like(example, value))

@@ -4,6 +4,7 @@ import pytest
 
 from shoal.cli.files import beside, check_file_target, kept, read_json, read_plan, write_text
 from shoal.errors import ConfigError, PlanError
+from shoal.journal import Journal
 
 
 def test_text_is_written_whole(tmp_path):
@@ -61,3 +62,14 @@ def test_a_journal_outlives_only_a_run_that_stops(tmp_path, error):
 @pytest.mark.parametrize("folder", ["out", "runs/out", "/tmp/a.b"])
 def test_what_stands_beside_a_folder_bears_its_name(folder):
     assert beside(Path(folder), "x").as_posix() == f"{folder}.x"
+
+
+def test_what_an_interrupted_run_left_is_not_thrown_away_by_accident(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    Journal(path)["dear"] = 1
+    match = "holds 1 numbers .*--resume goes on .*--overwrite"
+    with pytest.raises(ConfigError, match=match), kept(path, resume=False):
+        pass
+    assert Journal(path)["dear"] == 1
+    with kept(path, resume=False, overwrite=True) as journal:
+        assert not len(journal)
