@@ -8,8 +8,8 @@
 - `resnet56`: 6, 9 and 12 of 27 blocks out; JPEG-compressed CIFAR-10: 1,000 test images choose, 4,000
   others judge; healing is one epoch of 5,000 training images.
 - `smollm2`: 3, 6 and 9 of 30 layers out; wikitext-2, windows of 256 tokens from all over the text: 6
-  choose, 12 others judge, 8 others heal. SGLP and best exchange 32 times at most, and CKA pruning
-  removes 3 layers a round.
+  choose, 12 others judge, healing is four steps of one other window each. SGLP and best exchange 32
+  times at most, and CKA pruning removes 3 layers a round.
 
 Stages: `choose` (no healing), `heal`, `latency`; the first two where none is named. All that is measured
 is kept in `benchmarks/cache/`, so that a run that stopped goes on. Losses are cross-entropy in nats (a
@@ -46,6 +46,7 @@ class Case:
     ) -> None:
         self.model, self.units, self.told = model, units, told
         self.settings: dict[str, dict[str, Any]] = {}
+        self.heal = HealSettings(epochs=1)
         self.choose, self.judge, self.train = data
         self.example = first_sample(split_batch(self.choose[0])[0])
 
@@ -68,12 +69,13 @@ def smollm2_135m() -> Case:
     ids = spread_windows(loaded, "wikitext-2-valid.txt", count=26, length=256)
     parts = [[{"input_ids": window} for window in ids[a:b]] for a, b in ((0, 6), (6, 18), (18, 26))]
     told = (
-        "wikitext-2, windows of 256 tokens from all over the text: 6 choose, 12 judge, 8 heal; "
+        "wikitext-2, windows of 256 tokens from all over the text: 6 choose, 12 judge, 4 heal; "
         "exchanges=32 for sglp and best, per_round=3 for cka"
     )
     case = Case(loaded.model, [27, 24, 21], (parts[0], parts[1], parts[2]), told)
     # So that all methods together take hours, not a day.
     case.settings = {"sglp": {"exchanges": 32}, "best": {"exchanges": 32}, "cka": {"per_round": 3}}
+    case.heal = HealSettings(max_steps=4)
     return case
 
 
@@ -152,7 +154,7 @@ def main() -> None:
         if stage == "latency":
             known[stage] = latencies(options.case, case)
         else:
-            heal = HealSettings(epochs=1) if stage == "heal" else None
+            heal = case.heal if stage == "heal" else None
             known[stage] = figures(compared(options.case, case, heal=heal))
         known[stage]["seconds"] = time.perf_counter() - begun
         report(f"compare-{options.case}", {"data": case.told, "stages": known}, str(path))

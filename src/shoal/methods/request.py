@@ -271,9 +271,9 @@ class Request:
 
 
 def _protected(first: int, last: int) -> str:
-    if not first and not last:
-        return ""
-    return f"with the first {first} and the last {last} units protected (protect_first, protect_last)"
+    ends = {"protect_first": first, "protect_last": last}
+    told = " and ".join(f"{name}={count}" for name, count in ends.items() if count)
+    return f"with {told}," if told else ""
 
 
 def _identity(function: Any) -> Any:

@@ -58,7 +58,7 @@ def test_protected_units_stay(ask_chain):
     settings = BlockInfluenceSettings(protect_first=1, protect_last=2)
     request = ask_chain("units=3", block_influence=[0, 2, 1, 0, 0])
     assert choose(request, settings).removed == (1, 2)
-    with pytest.raises(BudgetError, match="with only 2 of 5 units allowed to go units=3 remain"):
+    with pytest.raises(BudgetError, match="with protect_first=1 and protect_last=2, units=3 remain"):
         choose(ask_chain("units=2", block_influence=[0, 2, 1, 0, 0]), settings)
     with pytest.raises(UnitError, match="the first 4 and the last 1 of 5 protected"):
         choose(request, BlockInfluenceSettings(protect_first=4, protect_last=1))

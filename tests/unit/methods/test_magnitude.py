@@ -58,7 +58,7 @@ def test_the_paper_keeps_the_first_four_and_the_last_two(ask_chain):
 
 
 def test_what_cannot_be_had_is_refused(ask_text):
-    with pytest.raises(BudgetError, match="asked for units=1: with only 3 of 5 units allowed to go"):
+    with pytest.raises(BudgetError, match="asked for units=1: with protect_first=2, units=2 remain"):
         choose(ask_text("units=1"), METHOD.presets["default"])
     with pytest.raises(ConfigError, match="protect_first=-1"):
         MagnitudeSettings(protect_first=-1)

@@ -128,7 +128,7 @@ def test_data_without_a_loss_is_refused(ask_images):
 
 
 def test_what_cannot_be_had_is_refused(ask_chain):
-    with pytest.raises(BudgetError, match="with only 4 of 5 units allowed to go units=0.2 remain"):
+    with pytest.raises(BudgetError, match="with protect_first=1, units=0.2 remain"):
         choose(ask_chain("units=0.1", taylor=[1] * 5), METHOD.presets["default"])
     with pytest.raises(UnitError, match="Protect fewer"):
         choose(ask_chain(taylor=[1] * 5), PAPER)
