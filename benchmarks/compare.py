@@ -11,7 +11,8 @@
   choose, 12 others judge, healing is four steps of one other window each. SGLP and best exchange 32
   times at most, and CKA pruning removes 3 layers a round.
 
-Stages: `choose` (no healing), `heal`, `latency`; the first two where none is named. All that is measured
+Stages: `choose` (no healing), `heal`, `latency`, `again` (judged on six windows of 512 tokens that follow
+each other, without healing; for text); the first two where none is named. All that is measured
 is kept in `benchmarks/cache/`, so that a run that stopped goes on. Losses are cross-entropy in nats (a
 token, for text).
 """
@@ -25,12 +26,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from inputs import CACHE, batched, jpeg_cifar, smollm2, spread_windows, tuned_resnet56
+from inputs import CACHE, batched, jpeg_cifar, smollm2, spread_windows, tuned_resnet56, windows
 from reporting import RESULTS, report
 from torch import nn
 
 from shoal import Comparison, apply, compare
+from shoal.architectures import find_units
 from shoal.calling import first_sample, split_batch
+from shoal.importance import SkipLosses
 from shoal.journal import Journal
 from shoal.measurement import measure_latency
 from shoal.training import HealSettings
@@ -47,6 +50,7 @@ class Case:
         self.model, self.units, self.told = model, units, told
         self.settings: dict[str, dict[str, Any]] = {}
         self.heal = HealSettings(epochs=1)
+        self.again: list[Any] = []
         self.choose, self.judge, self.train = data
         self.example = first_sample(split_batch(self.choose[0])[0])
 
@@ -76,6 +80,9 @@ def smollm2_135m() -> Case:
     # So that all methods together take hours, not a day.
     case.settings = {"sglp": {"exchanges": 32}, "best": {"exchanges": 32}, "cka": {"per_round": 3}}
     case.heal = HealSettings(max_steps=4)
+    # Windows that follow each other, as texts are often judged.
+    following = windows(loaded, "wikitext-2-valid.txt", count=6, length=512, skip=6)
+    case.again = [{"input_ids": window} for window in following]
     return case
 
 
@@ -134,13 +141,26 @@ def latencies(name: str, case: Case) -> dict[str, Any]:
     return {"ratios": ratios}
 
 
+def judged_again(name: str, case: Case) -> dict[str, Any]:
+    """Return the losses of all networks without healing on other samples, which follow each other."""
+    comparison = compared(name, case, heal=None)
+    chain = find_units(case.model, case.example)
+    losses = SkipLosses(case.model, chain, case.again)
+    budgets: dict[str, dict[str, list[float]]] = {budget: {} for budget in comparison.budgets}
+    rows = [row for row in comparison.rows if not row.own_weights]
+    found = losses.of([(), *(row.plan.removed for row in rows)])
+    for row, loss in zip(rows, found[1:], strict=True):
+        budgets[row.budget].setdefault(row.method, []).append(loss)
+    return {"whole": found[0], "losses": budgets}
+
+
 def main() -> None:
     """Run the stages and keep their figures as JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("case", choices=CASES)
-    parser.add_argument("--stage", choices=("choose", "heal", "latency"), action="append")
+    parser.add_argument("--stage", choices=("choose", "heal", "latency", "again"), action="append")
     parser.add_argument("--threads", type=int, help="threads of torch; all cores where it is left out")
     parser.add_argument("--output", help="the JSON file; benchmarks/results/compare-CASE.json otherwise")
     options = parser.parse_args()
@@ -153,6 +173,8 @@ def main() -> None:
         begun = time.perf_counter()
         if stage == "latency":
             known[stage] = latencies(options.case, case)
+        elif stage == "again":
+            known[stage] = judged_again(options.case, case)
         else:
             heal = case.heal if stage == "heal" else None
             known[stage] = figures(compared(options.case, case, heal=heal))
