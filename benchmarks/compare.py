@@ -36,6 +36,7 @@ from shoal.calling import first_sample, split_batch
 from shoal.importance import SkipLosses
 from shoal.journal import Journal
 from shoal.measurement import measure_latency
+from shoal.methods import names
 from shoal.training import HealSettings
 
 SEEDS = 3
@@ -51,6 +52,7 @@ class Case:
         self.settings: dict[str, dict[str, Any]] = {}
         self.heal = HealSettings(epochs=1)
         self.again: list[Any] = []
+        self.unhealed: tuple[str, ...] = ()
         self.choose, self.judge, self.train = data
         self.example = first_sample(split_batch(self.choose[0])[0])
 
@@ -80,6 +82,8 @@ def smollm2_135m() -> Case:
     # So that all methods together take hours, not a day.
     case.settings = {"sglp": {"exchanges": 32}, "best": {"exchanges": 32}, "cka": {"per_round": 3}}
     case.heal = HealSettings(max_steps=4)
+    # Four steps teach random weights nothing.
+    case.unhealed = ("scratch",)
     # Windows that follow each other, as texts are often judged.
     following = windows(loaded, "wikitext-2-valid.txt", count=6, length=512, skip=6)
     case.again = [{"input_ids": window} for window in following]
@@ -97,6 +101,7 @@ def compared(name: str, case: Case, *, heal: HealSettings | None) -> Comparison:
         budgets=[f"units={count}" for count in case.units],
         evaluation=case.judge,
         example=case.example,
+        methods=[name for name in names() if heal is None or name not in case.unhealed],
         settings=case.settings,
         heal=heal,
         heal_batches=case.train,
