@@ -19,14 +19,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shoal.architectures.hidden import describe, hidden_input, hidden_output
-from shoal.architectures.tracing import matrices
+from shoal.architectures.tracing import SUMS, matrices
 from shoal.calling import Inputs, call, evaluating
 
 __all__ = ["Flow", "Key", "Passage", "Sum", "record"]
 
 Key = tuple[int, int]
 
-SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 # Of zeros they make zeros.
 DIVISIONS = frozenset({"div", "__truediv__"})
 SCALINGS = DIVISIONS | {"mul", "__mul__", "__rmul__", "mul_", "dropout"}

@@ -23,7 +23,10 @@ from shoal.architectures.hidden import describe, hidden_input, hidden_output
 from shoal.architectures.trials import FAILURES
 from shoal.calling import Inputs, call, evaluating
 
-__all__ = ["Call", "matrices", "trace"]
+__all__ = ["SUMS", "Call", "matrices", "trace"]
+
+# Names of the functions that add two tensors.
+SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
 
 
 @dataclass(kw_only=True)
@@ -196,7 +199,6 @@ def _silence(module: nn.Module, args: Any, output: Any) -> Any:
 class _Additions(TorchFunctionMode):
     """Marks calls whose result, scaled or reshaped at most, is added to another tensor of its shape."""
 
-    SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
     SCALED = frozenset({"mul", "__mul__", "__rmul__", "mul_", "div", "__truediv__", "dropout"})
     RESHAPED = frozenset(
         {"view", "reshape", "transpose", "permute", "flatten", "unflatten", "squeeze", "unsqueeze"}
@@ -221,7 +223,7 @@ class _Additions(TorchFunctionMode):
         tensors = [value for value in args if isinstance(value, Tensor)]
         # What a parameter is added to (a position, a bias) goes past nothing.
         states = [value for value in tensors if not isinstance(value, nn.Parameter)]
-        if name in self.SUMS and len(states) == 2 and states[0].shape == states[1].shape:
+        if name in SUMS and len(states) == 2 and states[0].shape == states[1].shape:
             for tensor in tensors:
                 for seen in self.recorder.producers.get(id(tensor), []):
                     seen.added = True

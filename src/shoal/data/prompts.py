@@ -43,7 +43,9 @@ class TextTokenizer(Protocol):
 
     def __call__(self, text: str, *, add_special_tokens: bool, verbose: bool) -> Any: ...
 
-    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str: ...
+    def decode(self, token_ids: list[int], *, skip_special_tokens: bool) -> str:
+        """Return the text of these ids."""
+        ...
 
 
 def read_prompts(
