@@ -7,7 +7,7 @@ year later; it knows the units of the network that it was made for and refuses a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, cast
 
@@ -131,6 +131,7 @@ class Plan:
         from shoal import __version__
 
         chosen = chain.select(units)
+        _check_removable(chain, chosen)
         steps = tuple(Remove.of(unit) for unit in chosen)
         counts = {
             "units": len(chain) - len(chosen),
@@ -248,6 +249,23 @@ class Plan:
     def __str__(self) -> str:
         runs = ", ".join(map(str, self.runs)) or "nothing"
         return f"{self.method}: remove {len(self.steps)} of {len(self.model.units)} units: {runs}"
+
+
+def _check_removable(chain: Chain, chosen: Sequence[Unit]) -> None:
+    """Check that units can be removed; the message says which could be instead."""
+    fixed = [unit for unit in chosen if not unit.removable]
+    if not fixed:
+        return
+    taken = {unit.index for unit in chosen if unit.removable}
+    for unit in fixed:
+        free = [index for index in chain.removable if index not in taken]
+        if free:
+            taken.add(min(free, key=lambda index: abs(index - unit.index)))
+    advice = f"The nearest cut that works removes {sorted(taken)}." if taken else "None of its units can be."
+    unit = fixed[0]
+    raise UnitError(
+        f"asked to remove unit {unit.index} ({unit.name}): it cannot be removed: {unit.why}. {advice}"
+    )
 
 
 def _check_steps(plan: Plan) -> None:

@@ -5,18 +5,15 @@ Attention, and whatever else has a place in the cache, bears the number of its l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 from torch import nn
 
-from shoal.architectures.families import Family, layers_of
+from shoal.architectures.fields import NUMBERS, POSITIONAL
 from shoal.architectures.hidden import Bypass
 
 __all__ = ["numbers_of", "renumber_", "why_not_inside"]
-
-# The second name is met in a few families only, none of which has a row.
-_NUMBER, _OTHER_NUMBER = "layer_idx", "layer_id"
 
 
 def why_not_inside(model: nn.Module, paths: Sequence[str]) -> str:
@@ -30,25 +27,21 @@ def why_not_inside(model: nn.Module, paths: Sequence[str]) -> str:
         paths: Dotted paths, inside it, of the modules that are bypassed together.
     """
     parts = [model.get_submodule(path) for path in paths]
-    if not any(_numbered(part, name) for part in parts for name in (_NUMBER, _OTHER_NUMBER)):
+    if not any(_numbered(part) for part in parts):
         return ""
-    known = layers_of(model)
-    if known is None:
-        kind = getattr(model.config, "model_type", "") or type(model).__name__
-        return f"shoal does not know how a {kind} model numbers its layers in the cache"
-    family, layers = known
     within = {inner for part in parts for inner in part.modules()}
-    layer = next((each for each in layers if any(part in set(each.modules()) for part in parts)), None)
-    others = [] if layer is None else [m for m in _numbered(layer) if m not in within]
+    stacks = (layer for layers in _lists_of(model) for layer in layers)
+    layer = next((each for each in stacks if any(part in set(each.modules()) for part in parts)), None)
+    others = [] if layer is None else [m for m in _numbered(layer) if m not in within and m is not layer]
     if layer is None or any(within.isdisjoint(other.modules()) for other in others):
         return "another module uses its place in the cache"
-    return _why_not_cache(model.config, family)
+    return _why_not_cache(model.config)
 
 
-def _why_not_cache(config: Any, family: Family) -> str:
-    for name, value in family.refused.items():
-        if getattr(config, name, None) == value:
-            return f"with {name}={value} a layer's result depends on its number"
+def _why_not_cache(config: Any) -> str:
+    for name in POSITIONAL:
+        if value := getattr(config, name, None):
+            return f"with {name}={value} what a layer does depends on its number"
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))
     if len(kinds) > 1:
         return f"its layers keep caches of different kinds ({', '.join(kinds)}), by their numbers"
@@ -64,25 +57,40 @@ def renumber_(model: nn.Module) -> None:
     that the first place, from which the cache knows its length, is always taken. Where no attention is
     left, no cache is kept unless it is asked for.
     """
-    known = layers_of(model)
-    if known is None:
-        return
-    number = 0
-    for layer in known[1]:
-        numbered = _numbered(layer)
-        for module in numbered:
-            vars(module)[_NUMBER] = number
-        number += not any(isinstance(module, Bypass) for module in numbered)
-    if not number:
-        for config in (model.config, getattr(model, "generation_config", None)):
-            if config is not None:
-                cast(Any, config).use_cache = False
+    for layers in _lists_of(model):
+        number = 0
+        for layer in layers:
+            numbered = _numbered(layer)
+            for module in numbered:
+                for name in NUMBERS & vars(module).keys():
+                    vars(module)[name] = number
+            number += not any(isinstance(module, Bypass) for module in numbered)
+        if not number:
+            for config in (model.config, getattr(model, "generation_config", None)):
+                if config is not None:
+                    cast(Any, config).use_cache = False
 
 
 def numbers_of(module: nn.Module) -> set[int]:
     """Return the numbers of layers that a module and its parts bear."""
-    return {vars(inner)[_NUMBER] for inner in _numbered(module)}
+    return {vars(inner)[name] for inner in _numbered(module) for name in NUMBERS & vars(inner).keys()}
 
 
-def _numbered(module: nn.Module, name: str = _NUMBER) -> list[nn.Module]:
-    return [inner for inner in module.modules() if type(vars(inner).get(name)) is int]
+def _lists_of(model: nn.Module) -> Iterable[nn.ModuleList]:
+    """The lists whose entries bear numbers of their own, or did: the stacks of layers."""
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) > 0:
+            numbers = [numbers_of(entry) for entry in module]
+            if any(numbers) and all(len(found) <= 1 for found in numbers) and _ascend(numbers):
+                yield module
+
+
+def _ascend(numbers: list[set[int]]) -> bool:
+    found = [number for (number,) in filter(None, numbers)]
+    return found == sorted(found) and (len(found) < 2 or found[0] != found[-1])
+
+
+def _numbered(module: nn.Module) -> list[nn.Module]:
+    return [
+        inner for inner in module.modules() if any(type(vars(inner).get(name)) is int for name in NUMBERS)
+    ]

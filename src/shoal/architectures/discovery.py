@@ -10,12 +10,15 @@ from torch import nn
 
 from shoal.architectures.cache import why_not_inside
 from shoal.architectures.examples import example_for
+from shoal.architectures.flow import record
 from shoal.architectures.hidden import in_zeros
-from shoal.architectures.huggingface import is_pretrained, owner_of, why_not
+from shoal.architectures.huggingface import is_pretrained, owner_of
+from shoal.architectures.refitting import why_not
 from shoal.architectures.selection import Candidate, select, weight
 from shoal.architectures.sublayers import in_sublayers
 from shoal.architectures.tracing import Call, matrices, trace
 from shoal.architectures.trials import FAILURES, check_runs, mark_numbered_lists, mark_vital
+from shoal.architectures.weightless import lent_weights
 from shoal.calling import Inputs, device_of, to_device
 from shoal.errors import ConfigError, DataError, UnknownArchitectureError
 from shoal.measurement.counting import count_macs, count_params
@@ -32,6 +35,9 @@ def find_units(
     The network is run once to see which modules keep the shape, dtype and structure of their hidden
     state and can be bypassed, then again without them to see that it lives. It is left as it was
     found. Class names play no part.
+
+    A network built on the meta device needs no memory for its weights here either: it has the same
+    units as one with weights.
 
     Args:
         model: Any network.
@@ -63,10 +69,17 @@ def find_units(
         raise ConfigError(
             f"asked for units of the granularity {granularity!r}: {' and '.join(GRANULARITIES)} work."
         )
+    with lent_weights(model):
+        chain = _find(model, example, granularity)
+    return _mark_inexpressible(model, chain, granularity)
+
+
+def _find(model: nn.Module, example: Inputs | None, granularity: Granularity) -> Chain:
     example = to_device(example_for(model) if example is None else example, device_of(model))
     calls = _trace(model, example)
     _check_finite(model, calls)
     found = select(model, calls)
+    _spare_extras(model, example, found, calls)
     if granularity == "sublayer":
         found = in_sublayers(model, example, found, calls)
     chain = _describe(model, example, found, calls)
@@ -77,7 +90,7 @@ def find_units(
         raise UnknownArchitectureError(_nothing_found(chain, calls))
     if not is_pretrained(model):
         chain = mark_numbered_lists(model, example, chain)
-    return _mark_inexpressible(model, chain, granularity)
+    return chain
 
 
 def _trace(model: nn.Module, example: Inputs) -> dict[nn.Module, Call]:
@@ -99,6 +112,20 @@ def _check_finite(model: nn.Module, calls: dict[nn.Module, Call]) -> None:
             f"are not finite, as {len(bad) - 1} more modules do. Look for NaN or infinity in the data and in "
             "the weights, and check the data's scale and the model's precision."
         )
+
+
+def _spare_extras(
+    model: nn.Module, example: Inputs, found: list[Candidate], calls: dict[nn.Module, Call]
+) -> None:
+    """Let None stand in for what only a unit can make where nothing uses it: attention weights, a state."""
+    undescribed = [each.modules[-1] for each in found if calls[each.modules[-1]].outputs is None]
+    if not undescribed:
+        return
+    flow = record(model, example)
+    for module in undescribed:
+        passage = flow.passages.get(module)
+        if passage is not None and not any(flow.used(extra, beyond=module) for extra in passage.extras):
+            calls[module].outputs = passage.outputs
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -120,7 +120,7 @@ def auto_class(architecture: str) -> str:
     """
     transformers_for("to load Hugging Face models")
     mappings = importlib.import_module("transformers.models.auto.modeling_auto")
-    others = sorted(name for name in vars(mappings) if name.startswith("AutoModel"))
+    others = sorted(name for name in vars(mappings) if name.startswith("Auto"))
     for name in dict.fromkeys((*_PREFERRED, *others)):
         mapping = getattr(getattr(mappings, name, None), "_model_mapping", None)
         names = getattr(mapping, "_model_mapping", {}).values()

@@ -7,23 +7,20 @@ lacks it draws at random.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from shoal.architectures.hidden import Bypass
 from shoal.architectures.pretrained import dtype_of, quiet, transformers_for
+from shoal.architectures.skeletons import difference_of, listed, skeleton, stand_ins_of
 from shoal.architectures.trials import FAILURES
 from shoal.errors import ConfigError
 
 __all__ = [
     "build_from_config",
-    "difference_of",
     "read_config",
-    "skeleton",
     "why_not_stock",
     "write_config",
 ]
@@ -31,56 +28,14 @@ __all__ = [
 
 def why_not_stock(model: nn.Module) -> str:
     """Return why a stock loader would not give this model of transformers back; empty if it would."""
-    instead = _stand_ins(model)
+    instead = stand_ins_of(model)
     if instead:
-        return f"stand-ins take the places of {_listed(instead)}, which its config cannot say"
+        return f"stand-ins take the places of {listed(instead)}, which its config cannot say"
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "_hf_peft_config_loaded", False):
         # Its weights are not those that the config describes, and were not to be.
         return ""
-    built = skeleton(model, model.config)
+    built = skeleton(type(model), model.config)
     return "" if built is None else difference_of(model, built)
-
-
-def skeleton(model: nn.Module, config: Any) -> nn.Module | None:
-    """Return what the model's class builds of a config, without memory for weights; None if it fails."""
-    kind: Any = type(model)
-    try:
-        with quiet(), torch.random.fork_rng(devices=[]), torch.device("meta"):
-            return kind(copy.deepcopy(config))
-    except FAILURES:
-        return None
-
-
-def difference_of(model: nn.Module, built: nn.Module) -> str:
-    """Return in what two networks of one class differ: weights, their shapes, stand-ins; empty if in nothing.
-
-    Args:
-        model: The network at hand.
-        built: The network that was built.
-    """
-    ours, theirs = _shapes(model), _shapes(built)
-    mine, others = _stand_ins(model), _stand_ins(built)
-    resized = {name for name in ours.keys() & theirs.keys() if ours[name] != theirs[name]}
-    found = {
-        "it lacks": theirs.keys() - ours.keys(),
-        "it alone has": ours.keys() - theirs.keys(),
-        "it has another size of": resized,
-        "it has other stand-ins at": {name for name, _ in mine.items() ^ others.items()},
-    }
-    return "; ".join(f"{what} {_listed(sorted(names))}" for what, names in found.items() if names)
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
-
-
-def _stand_ins(model: nn.Module) -> dict[str, str]:
-    return {name: repr(m.outputs) for name, m in model.named_modules() if isinstance(m, Bypass)}
-
-
-def _listed(names: Iterable[str], most: int = 3) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def write_config(model: nn.Module, config: Any, folder: Path) -> None:

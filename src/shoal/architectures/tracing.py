@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from shoal.architectures.hidden import describe, hidden_input, hidden_output
 from shoal.architectures.trials import FAILURES
+from shoal.architectures.weightless import SlimProducts
 from shoal.calling import Inputs, call, evaluating
 
 __all__ = ["SUMS", "Call", "matrices", "trace"]
@@ -179,10 +180,12 @@ def _without_weights(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             for name, parameter in list(inner._parameters.items()):
                 if parameter is not None and parameter.dim() >= 2 and id(parameter) not in spared:
                     stack.callback(setattr, inner, name, parameter)
-                    setattr(inner, name, nn.Parameter(torch.zeros_like(parameter), requires_grad=False))
+                    zeros = parameter.new_zeros(()).expand(parameter.shape)
+                    setattr(inner, name, nn.Parameter(zeros, requires_grad=False))
         for inner in made:
             stack.callback(inner.register_forward_hook(_silence).remove)
-        return module(*args, **kwargs)
+        with SlimProducts():
+            return module(*args, **kwargs)
 
 
 def _makes_its_weight(module: nn.Module) -> bool:

@@ -15,14 +15,8 @@ from torch import nn
 
 from shoal.architectures.huggingface import owner_of
 from shoal.architectures.pretrained import is_stock
-from shoal.architectures.stock import (
-    build_from_config,
-    difference_of,
-    read_config,
-    skeleton,
-    why_not_stock,
-    write_config,
-)
+from shoal.architectures.skeletons import difference_of, skeleton
+from shoal.architectures.stock import build_from_config, read_config, why_not_stock, write_config
 from shoal.errors import ConfigError, PlanError, SurgeryError, UnitError
 from shoal.plan import Plan, Remove
 from shoal.surgery.record import read_record
@@ -110,7 +104,7 @@ def _histories(
 
 def _gap(model: nn.Module, config: Any, plans: Sequence[Plan]) -> str:
     """In what the model differs from what the plans make of the config."""
-    built = skeleton(model, config)
+    built = skeleton(type(model), config)
     if built is None:
         return "it cannot be built without weights"
     try:

@@ -14,12 +14,14 @@ from torch import nn
 
 from shoal.architectures.cache import numbers_of, renumber_, why_not_inside
 from shoal.architectures.hidden import stand_ins
-from shoal.architectures.huggingface import FAMILIES, owner_of, repair_config_, why_not
+from shoal.architectures.huggingface import owner_of
+from shoal.architectures.refitting import Refit, plan_refit, why_not
+from shoal.architectures.skeletons import stand_ins_of
 from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.plan import Plan, Remove
 from shoal.units import ends_in_zeros
 
-__all__ = ["apply"]
+__all__ = ["apply", "check_plan"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,23 +73,48 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         >>> len(apply(net, Plan.removing(find_units(net, torch.ones(1, 4)), [1])))
         2
     """
-    _check_fit(model, plan)
-    cuts = [cut for step in plan.steps for cut in _cuts(model, step)]
-    _check_lists(model, cuts)
-    repairs = _repairs(model, [cut for cut in cuts if not cut.branch])
-    renumbered = _renumbered(model, plan)
+    cuts, refits = _prepared(model, plan)
     small = _copy(model, cuts)
-    for path in renumbered:
+    for path in _renumbered(model, plan):
         renumber_(small.get_submodule(path))
     shortened = {cut.container for cut in cuts if cut.stand_in is None}
     # Inner lists first: what stands behind a gap of an outer one bears another name when it is closed.
     for container in sorted(shortened, key=lambda path: f".{path}".rstrip(".").count("."), reverse=True):
         _close_gaps_(small.get_submodule(container))
-    for container, kept in repairs.items():
-        path, owner = owner_of(small, container) or ("", small)
-        repair_config_(owner, _inside(path, container), kept)
-    _check_result(small, expected=_remaining(model, cuts))
+    for path, refit in refits.items():
+        owner = small.get_submodule(path)
+        refit.apply_(owner)
+        if stand_ins_of(owner):
+            # Layers that lost their attention earlier take no place of the cache.
+            renumber_(owner)
+    apart = sum(refit.params for refit in refits.values())
+    _check_result(small, expected=_remaining(model, cuts) - apart)
     return small
+
+
+def check_plan(model: nn.Module, plan: Plan) -> None:
+    """Check, without cutting anything, that `apply` can do what a plan says.
+
+    Args:
+        model: The network that the plan was made for.
+        plan: What to remove.
+
+    Raises:
+        PlanError: If the plan does not fit the model.
+        UnitError: If it is a Hugging Face model whose config cannot say what would be left; names the
+            nearest cut that it can.
+    """
+    _prepared(model, plan)
+
+
+def _prepared(model: nn.Module, plan: Plan) -> tuple[list[_Cut], dict[str, Refit]]:
+    """The cuts, and how the Hugging Face models that lose layers are kept true, by their paths."""
+    _check_fit(model, plan)
+    cuts = [cut for step in plan.steps for cut in _cuts(model, step)]
+    _check_lists(model, cuts)
+    refits = _refits(model, [cut for cut in cuts if not cut.branch])
+    _renumbered(model, plan)
+    return cuts, refits
 
 
 def _check_fit(model: nn.Module, plan: Plan) -> None:
@@ -172,9 +199,9 @@ def _check_lists(model: nn.Module, cuts: list[_Cut]) -> None:
             )
 
 
-def _repairs(model: nn.Module, cuts: list[_Cut]) -> dict[str, list[int]]:
-    """The lists of Hugging Face layers that lose entries, with the numbers of those that stay."""
-    repairs: dict[str, list[int]] = {}
+def _refits(model: nn.Module, cuts: list[_Cut]) -> dict[str, Refit]:
+    """How the Hugging Face models that lose layers are kept true, by their paths."""
+    kept: dict[str, dict[str, list[int]]] = {}
     for container in dict.fromkeys(cut.container for cut in cuts):
         found = owner_of(model, container)
         if found is None:
@@ -182,19 +209,18 @@ def _repairs(model: nn.Module, cuts: list[_Cut]) -> dict[str, list[int]]:
         path, owner = found
         gone = {cut.key: cut.stand_in for cut in cuts if cut.container == container}
         keys = list(model.get_submodule(container)._modules)
-        kept = [number for number, key in enumerate(keys) if key not in gone]
+        left = [number for number, key in enumerate(keys) if key not in gone]
         deletes = all(stand_in is None for stand_in in gone.values())
         reason = why_not(
-            owner, _inside(path, container), removal="delete" if deletes else "bypass", keep=len(kept)
+            owner, _inside(path, container), removal="delete" if deletes else "bypass", keep=len(left)
         )
         if reason:
             raise UnitError(
                 f"asked to remove {len(gone)} of {len(keys)} units in {container or 'the network'!r} of "
-                f"{type(owner).__name__}: {reason}. Layers can be removed from models of type "
-                f"{', '.join(FAMILIES)}."
+                f"{type(owner).__name__}: {reason}."
             )
-        repairs[container] = kept
-    return repairs
+        kept.setdefault(path, {})[_inside(path, container)] = left
+    return {path: plan_refit(model.get_submodule(path), lists) for path, lists in kept.items()}
 
 
 def _renumbered(model: nn.Module, plan: Plan) -> list[str]:

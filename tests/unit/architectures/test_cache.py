@@ -76,9 +76,8 @@ def test_numbers_are_those_of_a_module_and_its_parts():
     assert numbers_of(model) == {0, 1, 2, 3}
 
 
-def test_a_model_of_an_unknown_family_is_not_renumbered():
+def test_lists_whose_numbers_do_not_ascend_are_no_stacks_and_are_not_renumbered():
     model: Any = llama()[0]
-    model.config.model_type = "unheard"
     model.model.layers[1].self_attn.layer_idx = 7
     renumber_(model)
     assert numbers_of(model) == {0, 2, 3, 7}
@@ -124,20 +123,25 @@ def reasons(model: Any, path: str) -> str:
 
 def test_what_has_no_place_in_the_cache_may_leave_any_model():
     model = llama()[0]
-    model.config.model_type = "unheard"
     assert reasons(model, "model.layers.1.mlp") == ""
     assert reasons(model, "model.layers.1.input_layernorm") == ""
 
 
-def test_attention_of_an_unknown_family_stays_with_the_reason():
+def test_numbers_may_be_held_under_other_names():
     model: Any = llama()[0]
-    model.config.model_type = "unheard"
-    why = "shoal does not know how a unheard model numbers its layers in the cache"
-    assert reasons(model, "model.layers.1.self_attn") == why
-    del model.model.layers[1].self_attn.layer_idx
+    for layer in model.model.layers:
+        layer.self_attn.layer_id = vars(layer.self_attn).pop("layer_idx")
+    del model.model.layers[1]
     assert reasons(model, "model.layers.1.self_attn") == ""
-    model.model.layers[1].self_attn.layer_id = 1
-    assert reasons(model, "model.layers.1.self_attn") == why
+    renumber_(model)
+    assert [layer.self_attn.layer_id for layer in model.model.layers] == [0, 1, 2]
+
+
+def test_attention_outside_of_a_list_stays_with_the_reason():
+    model: Any = llama()[0]
+    model.model.extra = model.model.layers[1].self_attn
+    model.model.layers[1].self_attn = torch.nn.Identity()
+    assert reasons(model, "model.extra") == "another module uses its place in the cache"
 
 
 def test_a_place_that_another_module_uses_too_is_not_given_up():
@@ -157,7 +161,7 @@ def test_what_depends_on_its_number_stays_with_the_reason():
         n_embd=32, n_layer=2, n_head=4, vocab_size=64, scale_attn_by_inverse_layer_idx=True
     )
     model = transformers.GPT2LMHeadModel(config)
-    assert "result depends on its number" in reasons(model, "transformer.h.0.attn")
+    assert "what a layer does depends on its number" in reasons(model, "transformer.h.0.attn")
 
 
 def test_a_config_of_parts_stays_with_the_reason(monkeypatch):

@@ -147,11 +147,25 @@ def test_what_a_unit_returns_beside_the_hidden_state_is_noted():
     assert find_units(model, example)[0].outputs == {"tuple": ["hidden", {"kwarg": "mask"}, {"value": None}]}
 
 
-def test_a_unit_that_returns_what_only_it_can_make_is_not_removable():
+def test_nothing_stands_in_for_what_a_unit_returns_and_nobody_uses():
     model, example = NETWORKS["tuples"]()
     model.flag = True
-    with pytest.raises(UnknownArchitectureError, match=r"only it can make \(a tuple\)"):
-        find_units(model, example)
+    chain = find_units(model, example)
+    assert chain.removable == (0, 1, 2)
+    assert chain[0].outputs == {"tuple": ["hidden", {"kwarg": "mask"}, {"value": None}]}
+
+
+@pytest.mark.parametrize("where", ["in another module", "in a result"])
+def test_a_unit_that_returns_what_only_it_can_make_and_others_use_is_not_removable(where):
+    class Used(type(NETWORKS["tuples"]()[0])):
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+            for layer in self.layers:
+                x, mask, mean = layer(hidden=x, mask=mask, flag=True)
+            return {"logits": self.head(x * mean if where == "in another module" else x), "mean": mean}
+
+    chain = find_units(Used(), NETWORKS["tuples"]()[1])
+    assert chain.removable == (0, 1)
+    assert "only it can make (a tuple)" in chain[2].why
 
 
 def test_a_branch_that_is_not_added_like_the_others_is_not_removable():

@@ -38,6 +38,21 @@ def test_an_image_model_gets_an_image_of_its_size_and_dtype(size, shape):
     assert image.dtype == torch.bfloat16
 
 
+def test_a_model_of_several_kinds_of_input_gets_tokens_of_its_text_s_vocabulary():
+    text = SimpleNamespace(vocab_size=5)
+    example = example_for(model_of("input_ids", get_text_config=lambda: text))
+    assert example["input_ids"].max() == 4
+
+
+def test_a_model_of_spectrograms_gets_as_many_frames_as_it_takes_and_tokens_for_its_decoder():
+    model = model_of("input_features", num_mel_bins=3, max_source_positions=4, vocab_size=5).bfloat16()
+    assert example_for(model).keys() == {"input_features"}
+    model.forward = lambda input_features, decoder_input_ids: None
+    example = example_for(model)
+    assert (example["input_features"].shape, example["input_features"].dtype) == ((1, 3, 8), torch.bfloat16)
+    assert example["decoder_input_ids"].shape == (1, 16)
+
+
 @pytest.mark.parametrize(
     "model",
     [nn.Linear(2, 2), model_of("input_features", vocab_size=4), model_of("pixel_values", num_channels=3)],

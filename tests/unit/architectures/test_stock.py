@@ -9,14 +9,8 @@ from torch import nn
 
 from networks import gpt2, llama
 from shoal.architectures.hidden import Bypass
-from shoal.architectures.stock import (
-    build_from_config,
-    difference_of,
-    read_config,
-    skeleton,
-    why_not_stock,
-    write_config,
-)
+from shoal.architectures.skeletons import difference_of
+from shoal.architectures.stock import build_from_config, read_config, why_not_stock, write_config
 from shoal.errors import ConfigError
 
 transformers = pytest.importorskip("transformers")
@@ -77,20 +71,6 @@ def test_many_differences_are_counted():
     model, other = edited(shorten), llama()[0]
     assert difference_of(model, other).endswith(" and 6 more")
     assert difference_of(other, other) == ""
-
-
-def test_a_skeleton_takes_no_memory_and_no_random_numbers():
-    model = llama()[0]
-    state = torch.get_rng_state()
-    built = skeleton(model, model.config)
-    assert built is not None
-    assert {parameter.device.type for parameter in built.parameters()} == {"meta"}
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_what_its_class_cannot_build_has_no_skeleton():
-    model, other = llama()[0], gpt2()[0]
-    assert skeleton(model, other.config) is None
 
 
 def test_a_config_builds_the_network_again(tmp_path):
