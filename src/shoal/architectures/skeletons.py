@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from shoal.architectures.hidden import Bypass
 from shoal.architectures.pretrained import quiet
@@ -82,13 +83,25 @@ def _built(kind: Any, key: _Key) -> nn.Module | None:
         ) from error
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            with _no_init_weights(), accelerate.init_empty_weights(include_buffers=False):
+            with _no_init_weights(), _EmptyOnMeta(), accelerate.init_empty_weights(include_buffers=False):
                 built: Any = kind(copy.deepcopy(key.config))
             # Every parameter was made anew on the way, those that are the same as well.
             built.tie_weights()
             return cast(nn.Module, built.eval())
     except refusals():
         return None
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Lets what has no values yet, of which parameters are made, take no memory on the way either."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.empty and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
 
 
 def _no_init_weights() -> AbstractContextManager[None]:

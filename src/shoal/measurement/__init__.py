@@ -1,7 +1,9 @@
 """What a network costs and how well it does: parameters, MACs, latency, memory, quality."""
 
+from shoal.measurement.cache import CacheSize
 from shoal.measurement.costs import measure, measure_pair
 from shoal.measurement.counting import MacCount, count_macs, count_params
+from shoal.measurement.footprint import Footprint, footprint
 from shoal.measurement.generation import (
     Prompts,
     cannot_generate,
@@ -39,6 +41,8 @@ from shoal.measurement.tasks import check_tasks, evaluate_tasks
 
 __all__ = [
     "IGNORED",
+    "CacheSize",
+    "Footprint",
     "LatencySettings",
     "Loss",
     "MacCount",
@@ -55,6 +59,7 @@ __all__ = [
     "evaluate_quality",
     "evaluate_samples",
     "evaluate_tasks",
+    "footprint",
     "generation_accuracy",
     "is_causal",
     "logits_of",

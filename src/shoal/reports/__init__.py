@@ -15,6 +15,7 @@ from shoal.reports.figures import (
     save_figure,
     similarity_figure,
 )
+from shoal.reports.footprints import footprint_table
 from shoal.reports.markdown import markdown_table
 from shoal.reports.tables import (
     Table,
@@ -41,6 +42,7 @@ __all__ = [
     "drawn_qualities",
     "evidence_table",
     "evidence_tables",
+    "footprint_table",
     "importance_figure",
     "markdown_table",
     "measurements_table",

@@ -27,6 +27,7 @@ __all__ = [
     "plan_table",
     "quality_table",
     "segments_table",
+    "uncounted_notes",
     "units_table",
 ]
 
@@ -73,7 +74,7 @@ def units_table(chain: Chain) -> Table:
         f"{count_text(chain.params)} parameters, {count_text(chain.macs)} MACs"
     )
     return Table(
-        title=title, columns=_columns(names, (0, 4, 5)), rows=rows, notes=_uncounted(chain.uncounted)
+        title=title, columns=_columns(names, (0, 4, 5)), rows=rows, notes=uncounted_notes(chain.uncounted)
     )
 
 
@@ -188,7 +189,7 @@ def comparison_table(before: Measurement, after: Measurement, *, samples: int = 
     notes = (f"of one call with {samples} sample{'s' * (samples != 1)} on {before.device}",)
     columns = _columns(("", "before", "after", "ratio"), (1, 2, 3))
     return Table(
-        title="Measured", columns=columns, rows=tuple(rows), notes=(*notes, *_uncounted(before.uncounted))
+        title="Measured", columns=columns, rows=tuple(rows), notes=(*notes, *uncounted_notes(before.uncounted))
     )
 
 
@@ -212,7 +213,7 @@ def measurements_table(measurements: Mapping[str, Measurement], *, samples: int 
         title="Cost",
         columns=_columns(names, range(1, 6)),
         rows=rows,
-        notes=(*notes, *_uncounted(first.uncounted)),
+        notes=(*notes, *uncounted_notes(first.uncounted)),
     )
 
 
@@ -280,7 +281,8 @@ def _is_share(name: str) -> bool:
     return name == "accuracy" or name.endswith(("_exact", "_prefix"))
 
 
-def _uncounted(operations: Mapping[str, int]) -> tuple[str, ...]:
+def uncounted_notes(operations: Mapping[str, int]) -> tuple[str, ...]:
+    """Return the note on what MACs leave out; none where they leave out nothing."""
     if not operations:
         return ()
     told = ", ".join(f"{name} × {times}" for name, times in operations.items())

@@ -35,6 +35,14 @@ def test_a_skeleton_takes_no_memory_and_no_random_numbers(tied):
     assert difference_of(model, built) == ""
 
 
+def test_a_skeleton_larger_than_any_memory_is_built():
+    sizes = {"hidden_size": 1 << 20, "intermediate_size": 1 << 24, "num_attention_heads": 1 << 10}
+    config = transformers.MixtralConfig(**sizes, num_hidden_layers=2, num_local_experts=64)
+    built = skeleton(transformers.MixtralForCausalLM, config)
+    assert built is not None
+    assert sum(parameter.numel() for parameter in built.parameters()) > 1 << 50
+
+
 def test_a_skeleton_is_built_once_for_equal_configs():
     model = llama()[0]
     first, again = (skeleton(type(model), copy.deepcopy(model.config)) for _ in range(2))
