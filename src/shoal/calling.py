@@ -101,9 +101,16 @@ def first_sample(inputs: Inputs) -> Inputs:
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Return the device of the model's first parameter or buffer; the CPU where it has none."""
+    """Return the device on which the model takes its inputs: that of its first parameter or buffer, or
+    where its weights are brought from elsewhere, that of the hooks which bring them; the CPU where it
+    has none.
+    """
     first = next(chain(model.parameters(), model.buffers()), None)
-    return torch.device("cpu") if first is None else first.device
+    if first is None:
+        return torch.device("cpu")
+    hooks = (vars(module).get("_hf_hook") for module in model.modules()) if first.is_meta else ()
+    found = (getattr(hook, "execution_device", None) for hook in hooks)
+    return next((torch.device(device) for device in found if device is not None), first.device)
 
 
 def check_batches(batches: Iterable[Batch]) -> Iterable[Batch]:

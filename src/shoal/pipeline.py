@@ -20,8 +20,9 @@ from shoal.measurement import Loss, evaluate_quality, measure_pair
 from shoal.methods import Request, get, settings_for
 from shoal.methods.timing import choose_on_time
 from shoal.plan import Plan
+from shoal.processes import together
 from shoal.result import CompressionResult, Evidence
-from shoal.surgery import apply, check_format, check_target, save_verified
+from shoal.surgery import apply, check_format, check_plan, check_target, save_verified
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 from shoal.units import Granularity
@@ -62,6 +63,10 @@ def analyze(
 ) -> Evidence:
     """Return what one pass over the batches says of the model's units.
 
+    In a program that `accelerate launch` or torchrun has started several times, the processes share the
+    batches, and each returns what all of them say. Every one has to call this, with the same model and
+    the same batches.
+
     Args:
         model: Any network; it is left as it was found.
         batches: Re-iterable batches the network was **not** trained on: inputs, `(inputs, labels)`,
@@ -81,8 +86,9 @@ def analyze(
         >>> analyze(net, [torch.randn(16, 8)]).similarity.shape
         (4, 4)
     """
-    chain = find_units(model, _example(batches, example), granularity=granularity)
-    return collect_evidence(model, chain, batches, loss=loss, settings=settings)
+    with together():
+        chain = find_units(model, _example(batches, example), granularity=granularity)
+        return collect_evidence(model, chain, batches, loss=loss, settings=settings)
 
 
 def make_plan(
@@ -118,7 +124,8 @@ def make_plan(
         BudgetError: If no plan meets the budget; names the nearest that can be had.
         ConfigError: If there is no such method, preset or setting.
         DataError: If the batches cannot be used, or the evidence is of another model.
-        UnitError: If none of the units may be removed.
+        UnitError: If none of the units may be removed, or the config of a Hugging Face model cannot say
+            what would be left.
     """
     request = make_request(
         model,
@@ -131,6 +138,7 @@ def make_plan(
         granularity=granularity,
     )
     plan = choose_plan(request, method, preset=preset, settings=settings)
+    check_plan(model, plan)
     if request.shallower is not None:
         warnings.warn(
             f"{method} changed weights while it chose, and a plan holds none: `compress` hands back the "

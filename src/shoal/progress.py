@@ -1,7 +1,7 @@
 """How far long work has come: stages report here, whoever started them decides what is shown.
 
 The library shows nothing by itself. The command line installs a bar with the time left; a notebook
-may install its own `Reporter`.
+may install its own `Reporter`. Of several processes only the main one reports.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol, TypeVar
+
+from shoal.launchers import is_main
 
 __all__ = ["Reporter", "length", "reporting", "task", "track"]
 
@@ -44,7 +46,7 @@ def task(title: str, total: int | None = None) -> AbstractContextManager[Callabl
         >>> with task("scoring", total=2) as advance:
         ...     advance(1)
     """
-    reporter = _reporter.get()
+    reporter = _reporter.get() if is_main() else None
     return nullcontext(lambda steps: None) if reporter is None else reporter.task(title, total)
 
 

@@ -193,3 +193,12 @@ def test_all_comes_back_after_an_error_too():
     assert model.training
     assert model.config.use_cache is True
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_inputs_go_to_the_device_on_which_offloaded_weights_are_used():
+    accelerate = pytest.importorskip("accelerate")
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    accelerate.cpu_offload(net, execution_device=torch.device("cpu"))
+    assert next(net.parameters()).is_meta
+    assert device_of(net) == torch.device("cpu")
+    assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")

@@ -8,12 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from shoal.calling import Inputs
 
-__all__ = ["Rows", "flattened", "lies_channels_last", "rows_of"]
+__all__ = ["Rows", "draw_of", "flattened", "lies_channels_last", "rows_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,18 @@ class Rows:
         usable = (flat % self.real.shape[1] != first[flat // self.real.shape[1]]).nonzero().squeeze(1)
         order = torch.randperm(len(usable), generator=generator)[:count].to(usable.device)
         return usable[order].sort().values
+
+
+def draw_of(seed: int, number: int) -> torch.Generator:
+    """Return the random source for the batch of this number: the same wherever and whenever it is met.
+
+    Example:
+        >>> first, again, other = (draw_of(0, number) for number in (1, 1, 2))
+        >>> first.initial_seed() == again.initial_seed() != other.initial_seed()
+        True
+    """
+    mixed = np.random.SeedSequence((seed % 2**64, number)).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(mixed[0]))
 
 
 def rows_of(inputs: Inputs) -> Rows | None:

@@ -236,6 +236,9 @@ def _shell(model: nn.Module) -> Any:
     """A copy that shares all weights and owns its config, without what a GGUF file left behind."""
     tensors = chain(model.parameters(), model.buffers())
     memo: dict[int, object] = {id(tensor): tensor for tensor in tensors}
+    # Offloaded weights hang on hooks.
+    hooks = [vars(module).get("_hf_hook") for module in model.modules()]
+    memo |= {id(hook): hook for hook in hooks if hook is not None}
     shell: Any = copy.deepcopy(model, memo)
     quantizer = getattr(shell, "hf_quantizer", None)
     settings = getattr(shell.config, "quantization_config", None) or getattr(

@@ -34,6 +34,9 @@ __all__ = [
     "stand_ins_of",
 ]
 
+# Numbers of one value that are worth the trouble.
+_LARGE = 1_000_000
+
 
 def refusals() -> tuple[type[Exception], ...]:
     """Return what configs and models of transformers raise when they cannot be what is asked of them."""
@@ -83,7 +86,7 @@ def _built(kind: Any, key: _Key) -> nn.Module | None:
         ) from error
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
-            with _no_init_weights(), _EmptyOnMeta(), accelerate.init_empty_weights(include_buffers=False):
+            with _no_init_weights(), _Slim(), accelerate.init_empty_weights(include_buffers=False):
                 built: Any = kind(copy.deepcopy(key.config))
             # Every parameter was made anew on the way, those that are the same as well.
             built.tie_weights()
@@ -92,8 +95,11 @@ def _built(kind: Any, key: _Key) -> nn.Module | None:
         return None
 
 
-class _EmptyOnMeta(TorchFunctionMode):
-    """Lets what has no values yet, of which parameters are made, take no memory on the way either."""
+class _Slim(TorchFunctionMode):
+    """Lets what parameters are made of take no memory on the way either.
+
+    What has no values yet has none on the meta device; of what has one value everywhere that one is kept.
+    """
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -101,6 +107,10 @@ class _EmptyOnMeta(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func is torch.empty and kwargs.get("device") is None:
             kwargs["device"] = "meta"
+        if func in (torch.zeros, torch.ones):
+            shape = torch.empty(*args, **kwargs | {"device": "meta"}).shape
+            if shape.numel() > _LARGE:
+                return func(1, **{name: value for name, value in kwargs.items() if name != "size"}).expand(shape)
         return func(*args, **kwargs)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from shoal.architectures.pretrained import dtype_of, quiet, transformers_for
-from shoal.architectures.skeletons import difference_of, listed, skeleton, stand_ins_of
+from shoal.architectures.skeletons import difference_of, listed, refusals, skeleton, stand_ins_of
 from shoal.architectures.trials import FAILURES
 from shoal.errors import ConfigError
 
@@ -62,7 +62,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         with quiet():
             return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, *refusals()) as error:
         raise ConfigError(_not_built(folder, str(error))) from error
 
 
@@ -78,6 +78,8 @@ def build_from_config(folder: Path, *, trust_remote_code: bool = False) -> nn.Mo
     if not config.architectures:
         raise ConfigError(_not_built(folder, "it names no class"))
     stock = getattr(transformers, config.architectures[0], None)
+    if stock is not None and not (isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)):
+        raise ConfigError(_not_built(folder, f"{config.architectures[0]} is no model of transformers"))
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             if stock is not None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import check_file_target, read_plan, write_text
-from shoal.cli.loading import open_data, open_model
+from shoal.cli.loading import open_data, open_layers, open_model
 from shoal.cli.options import DataOptions, ModelOptions, UnitOptions
 from shoal.errors import ConfigError
+from shoal.launchers import is_main
 
 if TYPE_CHECKING:
+    from shoal.importance import StreamSettings
     from shoal.plan import Plan
     from shoal.result import Evidence
     from shoal.units import Chain, Segment
@@ -34,6 +36,11 @@ class Options(UnitOptions, DataOptions, ModelOptions):
         plan: A plan for this model, whose removed units and segments the figures show.
         segments: How many segments the figures show instead; without either, a number chosen from the
             curve of losses.
+        stream: Read a local Hugging Face folder one layer at a time, for networks that are larger than
+            memory: it holds embeddings and head, one layer with its gradients, and hidden states.
+        offload_above: With --stream, gigabytes of hidden states that are held in memory; 2. The rest lie
+            in a file.
+        offload_dir: With --stream, folder for that file; the system's for temporary files.
         overwrite: Replace existing files.
     """
 
@@ -41,6 +48,9 @@ class Options(UnitOptions, DataOptions, ModelOptions):
     figures: Annotated[Path | None, Flag(metavar="DIR")] = None
     plan: Annotated[Path | None, Flag(metavar="PLAN.json")] = None
     segments: Annotated[int | None, Flag(metavar="K")] = None
+    stream: bool = False
+    offload_above: Annotated[float | None, Flag(metavar="GB")] = None
+    offload_dir: Annotated[Path | None, Flag(metavar="DIR")] = None
     overwrite: bool = False
 
 
@@ -48,23 +58,33 @@ def run(options: Options) -> None:
     """Score every unit in one pass: similarity, segments of like units, importances by all criteria.
 
     Give data that the network was not trained on: scores by loss say little on memorised data.
+    `accelerate launch --multi_gpu --num_processes 2 -m shoal analyze …` and `torchrun -m` share the data
+    among several processes, on GPUs or CPUs.
     """
     check_file_target(options.output, overwrite=options.overwrite)
     _check_figures(options)
+    stream = _stream_settings(options)
     plan = None if options.plan is None else read_plan(options.plan)
     from dataclasses import replace
 
+    from shoal.importance import stream_evidence
     from shoal.pipeline import analyze
 
-    loaded = open_model(options)
+    layers, loaded = (None, open_model(options)) if stream is None else open_layers(options)
     data = open_data(options, loaded)
     if plan is not None or options.segments is not None:
         from shoal.architectures import find_units
 
         chain = find_units(loaded.model, data.example, granularity=options.granularity)
         _check_fit(chain, plan, options.segments)
-    evidence = analyze(loaded.model, data.batches, example=data.example, granularity=options.granularity)
+    how: dict[str, Any] = {"example": data.example, "granularity": options.granularity}
+    if layers is None:
+        evidence = analyze(loaded.model, data.batches, **how)
+    else:
+        evidence = stream_evidence(layers, data.batches, stream=stream, **how)
     evidence = replace(evidence, data={**evidence.data, "source": data.source, "sha256": data.sha256})
+    if not is_main():
+        return
     fields = evidence.as_json()
     if options.output is not None:
         write_text(options.output, json.dumps(fields) + "\n")
@@ -76,6 +96,20 @@ def run(options: Options) -> None:
         show_json(fields | ({"figures": drawn} if drawn else {}))
     else:
         _show(evidence)
+
+
+def _stream_settings(options: Options) -> StreamSettings | None:
+    """How a folder is read layer by layer; None where it is not."""
+    wanted: dict[str, Any] = {"memory": options.offload_above, "folder": options.offload_dir}
+    given = {name: value for name, value in wanted.items() if value is not None}
+    if given and not options.stream:
+        raise ConfigError(
+            "asked for --offload-above or --offload-dir without --stream: they say where hidden states are kept "
+            "while layers are read one at a time. Give --stream too."
+        )
+    from shoal.importance import StreamSettings
+
+    return StreamSettings(**given) if options.stream else None
 
 
 def _check_figures(options: Options) -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -27,12 +31,16 @@ from shoal.cli import (
 from shoal.cli.command import add_verb
 from shoal.cli.console import TerminalReporter, show_warnings
 from shoal.cli.exits import Exits
-from shoal.errors import ShoalWarning
+from shoal.errors import ConfigError, ShoalWarning
+from shoal.launchers import is_main, started
+from shoal.processes import together
 from shoal.progress import reporting
 
 __all__ = ["app", "main", "run"]
 
 _VERBS = (units, analyze, plan, apply, verify, heal, evaluate, bench, compress, compare, doctor, demo)
+# Verbs whose work several processes share; the others would all do the same, and write the same files.
+_SHARED = ("analyze",)
 
 app = typer.Typer(
     name="shoal",
@@ -65,8 +73,34 @@ def shoal(
             print(help_text)
 
 
+def _launched(name: str, work: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Let several processes do the work of a verb together, or refuse to."""
+
+    @wraps(work)
+    def run_verb(options: Any) -> None:
+        if started() == 1:
+            work(options)
+            return
+        if name not in _SHARED:
+            raise ConfigError(
+                f"asked for `shoal {name}` in {started()} processes: it works in one. Start it without "
+                f"`accelerate launch` or torchrun; {', '.join(_SHARED)} shares its data among several."
+            )
+        device = getattr(options, "device", None) or ""
+        if ":" in device:
+            raise ConfigError(
+                f"asked for --device {device} in {started()} processes: each takes a device of its own. "
+                f"Leave --device out, or say {device.partition(':')[0]}."
+            )
+        with together():
+            work(options)
+
+    return run_verb
+
+
 for _verb in _VERBS:
-    add_verb(app, _verb.__name__.rpartition(".")[2], _verb.Options, _verb.run)
+    _name = _verb.__name__.rpartition(".")[2]
+    add_verb(app, _name, _verb.Options, _launched(_name, _verb.run))
 
 
 def run(arguments: Sequence[str] | None = None) -> int:
@@ -79,12 +113,25 @@ def run(arguments: Sequence[str] | None = None) -> int:
         0; 1 if the work failed; 2 if the request was wrong; 130 if it was interrupted.
     """
     typed = list(sys.argv[1:] if arguments is None else arguments)
-    with Exits(debug="--debug" in typed) as exits, warnings.catch_warnings():
+    debug = "--debug" in typed
+    with _one_speaks(debug=debug), Exits(debug=debug) as exits, warnings.catch_warnings():
         warnings.simplefilter("always", ShoalWarning)
         show_warnings()
         with TerminalReporter() as reporter, reporting(reporter):
             exits.code = app(typed, prog_name="shoal", standalone_mode=False) or 0
     return exits.code
+
+
+@contextmanager
+def _one_speaks(*, debug: bool) -> Iterator[None]:
+    """Keep all but the main one of several processes silent; with `debug`, off stdout alone."""
+    if is_main():
+        yield
+        return
+    with Path(os.devnull).open("w") as nowhere:
+        errors = sys.stderr if debug else nowhere
+        with redirect_stdout(nowhere), redirect_stderr(errors):
+            yield
 
 
 def main() -> None:

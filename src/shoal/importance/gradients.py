@@ -1,4 +1,4 @@
-"""Scores of units from one backward pass.
+"""Scores of units from one backward pass, whether it runs in one go or unit by unit.
 
 For unit l with branch F = output - input and output gradient g, a sample i gives s_i = <g_i, F_i>:
 the first-order loss of sample i that the unit saves. Higher = keep in every score.
@@ -8,6 +8,7 @@ Shapes: L = units, B = batch, N = samples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from shoal.activations import Boundaries, flattened, lies_channels_last
-from shoal.importance.weights import parameters_of, taylor_sums
+from shoal.importance.weights import parameters_of, parts, taylor_sum
 from shoal.units import Chain, Unit
 
 __all__ = ["GradientScores", "gradients_of"]
@@ -50,6 +51,7 @@ class GradientScores:
         self.samples = 0
         self._loss = 0.0
         self._sums = np.zeros((4, len(chain)))
+        self._weights = np.zeros((2, len(chain)))
 
     @property
     def mean_loss(self) -> float:
@@ -60,6 +62,12 @@ class GradientScores:
         """Count the samples whose losses were just differentiated, `(B,)`."""
         self.samples += len(losses)
         self._loss += float(losses.double().sum())
+
+    def merge(self, other: GradientScores) -> None:
+        """Add the samples that another one has counted; gradients of parameters are not its own."""
+        self.samples += other.samples
+        self._loss += other._loss
+        self._sums = self._sums + other._sums
 
     @contextmanager
     def watching(self, boundaries: Boundaries) -> Iterator[None]:
@@ -73,22 +81,41 @@ class GradientScores:
             yield
 
     def _collector(self, unit: Unit, before: Tensor, after: Tensor) -> Callable[[Tensor], None]:
-        branch = unit.is_branch or before.shape != after.shape
+        return lambda gradient: self.add(unit, before, after, gradient)
 
-        def hook(gradient: Tensor) -> None:
-            last = lies_channels_last(gradient)
-            flat, out = flattened(gradient, channels_last=last), flattened(after, channels_last=last)
-            saved = _products(flat, out)
-            if not branch:
-                saved = saved - _products(flat, flattened(before, channels_last=last))
-            norms = torch.linalg.vector_norm(flat, dim=1, dtype=_wide(flat)).double()
-            terms = (-saved + saved.square() / 2, norms, saved, saved.abs())
-            self._sums[:, unit.index] += [float(term.sum()) for term in terms]
+    def add(self, unit: Unit, before: Tensor, after: Tensor, gradient: Tensor) -> None:
+        """Collect what one batch says of one unit.
 
-        return hook
+        Args:
+            unit: The unit.
+            before: Hidden state that went in.
+            after: Hidden state that came out.
+            gradient: Gradient of the batch's summed losses at `after`.
+        """
+        last = lies_channels_last(gradient)
+        flat, out = flattened(gradient, channels_last=last), flattened(after, channels_last=last)
+        saved = _products(flat, out)
+        if not unit.is_branch and before.shape == after.shape:
+            saved = saved - _products(flat, flattened(before, channels_last=last))
+        norms = torch.linalg.vector_norm(flat, dim=1, dtype=_wide(flat)).double()
+        terms = (-saved + saved.square() / 2, norms, saved, saved.abs())
+        self._sums[:, unit.index] += [float(term.sum()) for term in terms]
+
+    def weigh(self, model: nn.Module, unit: Unit) -> None:
+        """Take what the gradients say that the unit's parameters have collected over all batches."""
+        self._weights[:, unit.index] = _norm(model, unit), taylor_sum(model, unit)
 
     def scores(self, model: nn.Module) -> dict[str, NDArray[np.float64]]:
-        """Return the scores by name, each `(L,)`.
+        """Return the scores by name, each `(L,)`, while all parameters have their gradients.
+
+        The scores are those of `summary`.
+        """
+        for unit in self.chain:
+            self.weigh(model, unit)
+        return self.summary()
+
+    def summary(self) -> dict[str, NDArray[np.float64]]:
+        """Return the scores by name, each `(L,)`, when all units were weighed.
 
         - `drop_estimate`: mean of -s + s²/2, the loss of switching the unit off to second order, the
           second derivative taken from the empirical Fisher information.
@@ -101,7 +128,7 @@ class GradientScores:
         """
         drop, outputs, saving, absolute = self._sums / self.samples
         sizes = np.array([max(unit.params, 1) for unit in self.chain])
-        gradnorm = np.array([_norm(model, unit) for unit in self.chain]) / self.samples
+        gradnorm, taylor = self._weights / self.samples
         return {
             "drop_estimate": drop,
             "output_gradnorm": outputs,
@@ -109,7 +136,7 @@ class GradientScores:
             "mean_abs_saving": absolute,
             "gradnorm": gradnorm,
             "gradnorm_scaled": gradnorm / np.sqrt(sizes),
-            "taylor": taylor_sums(model, self.chain) / self.samples,
+            "taylor": taylor,
         }
 
 
@@ -124,7 +151,7 @@ def _wide(tensor: Tensor) -> torch.dtype:
 
 
 def _norm(model: nn.Module, unit: Unit) -> float:
-    gradients = [p.grad for p in parameters_of(model, unit) if p.grad is not None]
-    return (
-        float(torch.stack([g.double().square().sum() for g in gradients]).sum().sqrt()) if gradients else 0.0
+    gradients = (p.grad for p in parameters_of(model, unit) if p.grad is not None)
+    return math.sqrt(
+        math.fsum(float(part.double().square().sum()) for gradient in gradients for part in parts(gradient))
     )

@@ -6,11 +6,11 @@ Shapes: L = units, K = distinct hidden states, B = batch, N = rows (samples or t
 from __future__ import annotations
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from shoal.activations import Rows, flattened, lies_channels_last
+from shoal.activations.rows import draw_of
 from shoal.errors import DataError
 from shoal.similarity import SimilaritySettings, SimilaritySums, cosine_sums
 from shoal.similarity.cka import FEWEST
@@ -30,42 +30,41 @@ class RepresentationSums:
     def __init__(self, settings: SimilaritySettings) -> None:
         self.settings = settings
         self._similarity = SimilaritySums(settings)
-        self._generator = torch.Generator().manual_seed(settings.seed)
-        self._cosines = np.zeros((0, 0))
-        self._angles = np.zeros((0, 0))
-        self._rows = np.zeros((0, 0))
-        self._angled = np.zeros((0, 0))
+        # Of cosines, of rows, of angles, and of rows with an angle, (4, K, K).
+        self._totals = np.zeros((4, 0, 0))
         self._places: tuple[list[int], list[int]] = ([], [])
         self._samples = self._compared = 0
         self._unit = "samples"
 
-    def add(self, tensors: list[Tensor], starts: list[int], stops: list[int], rows: Rows | None) -> None:
+    def add(
+        self, tensors: list[Tensor], starts: list[int], stops: list[int], rows: Rows | None, number: int
+    ) -> None:
         """Add one batch.
 
         Args:
-            tensors: The K distinct hidden states.
+            tensors: The K distinct hidden states, on one device or several.
             starts, stops: Which of them each unit takes and returns, `(L,)`.
             rows: Which tokens count, for text.
+            number: The batch's number in the whole; with the seed, it decides which tokens are drawn.
 
         Raises:
             DataError: If there are too few samples, or activations that are not finite.
         """
         if not self._samples:
-            count = len(tensors)
-            self._cosines, self._angles = np.zeros((count, count)), np.zeros((count, count))
-            self._rows, self._angled = np.zeros((count, count)), np.zeros((count, count))
+            self._totals = np.zeros((4, len(tensors), len(tensors)))
             self._places = (starts, stops)
-        tensors = [tensor.detach() for tensor in tensors]
+        device = tensors[0].device if rows is None else rows.real.device
+        tensors = [tensor.detach().to(device) for tensor in tensors]
         self._samples += len(tensors[0])
         textual = rows is not None and all(tensor.shape[:2] == rows.real.shape for tensor in tensors)
-        self._add_similarity(tensors, rows if textual else None)
+        self._add_similarity(tensors, rows if textual else None, number)
         self._add_angles(tensors, rows if textual else None)
 
-    def _add_similarity(self, tensors: list[Tensor], rows: Rows | None) -> None:
+    def _add_similarity(self, tensors: list[Tensor], rows: Rows | None, number: int) -> None:
         boundaries = [tensors[self._places[0][0]], *(tensors[place] for place in self._places[1])]
         if rows is not None:
             self._unit = "tokens"
-            drawn = rows.drawn(self.settings.tokens, self._generator)
+            drawn = rows.drawn(self.settings.tokens, draw_of(self.settings.seed, number))
             if len(drawn) < FEWEST[self.settings.estimator]:
                 return
             drawn = rows.real.flatten().nonzero().squeeze(1)[drawn]
@@ -100,17 +99,43 @@ class RepresentationSums:
             states = [self._states(tensors[number], rows, last) for number in members]
             angled = None if rows is None else rows.last
             cosines, angles = cosine_sums(states, angled)
-            grid = np.ix_(members, members)
-            self._cosines[grid] += cosines.cpu().numpy()
-            self._angles[grid] += angles.cpu().numpy()
-            self._rows[grid] += len(states[0])
-            self._angled[grid] += len(states[0]) if angled is None else len(angled)
+            count = len(states[0])
+            grid = np.ix_(range(4), members, members)
+            self._totals[grid] += np.stack(
+                [
+                    cosines.cpu().numpy(),
+                    np.full(cosines.shape, count),
+                    angles.cpu().numpy(),
+                    np.full(angles.shape, count if angled is None else len(angled)),
+                ]
+            )
 
     @staticmethod
     def _states(tensor: Tensor, rows: Rows | None, channels_last: bool) -> Tensor:
         if rows is not None:
             return tensor.flatten(0, 1) if bool(rows.real.all()) else rows.tokens(tensor)
         return tensor.flatten(0, 1) if tensor.dim() == 3 else flattened(tensor, channels_last=channels_last)
+
+    def merge(self, other: RepresentationSums) -> None:
+        """Add all batches that another one of the same settings has summed.
+
+        Raises:
+            DataError: If its batches took another way through the network.
+        """
+        if not other._samples:
+            return
+        if not self._samples:
+            self._totals, self._places = np.zeros_like(other._totals), other._places
+        if self._places != other._places:
+            raise DataError(
+                f"asked to add up what batches say of {len(self._places[0])} units: hidden states go other "
+                "ways from unit to unit in some of them. Use batches that take one way through the network."
+            )
+        self._totals = self._totals + other._totals
+        self._similarity.merge(other._similarity)
+        self._samples += other._samples
+        self._compared += other._compared
+        self._unit = other._unit
 
     def matrices(self) -> tuple[Matrix, Matrix, Matrix]:
         """Return boundary similarity `(L + 1, L + 1)`, and by run `[start, stop]` the mean angle over π
@@ -129,8 +154,9 @@ class RepresentationSums:
             )
         starts, stops = self._places
         length = len(starts)
+        cosines, rows, angles, angled = self._totals
         with np.errstate(invalid="ignore", divide="ignore"):
-            angles, influence = self._angles / self._angled, 1 - self._cosines / self._rows
+            influence, angles = 1 - cosines / rows, angles / angled
         by_run = np.full((2, length, length + 1), np.nan)
         for start in range(length):
             for stop in range(start + 1, length + 1):

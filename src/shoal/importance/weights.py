@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from shoal.units import Chain, Unit
 
-__all__ = ["magnitudes", "parameters_of", "taylor_sums"]
+__all__ = ["magnitude", "magnitudes", "parameters_of", "parts", "taylor_sum"]
+
+_RUN = 2**20
 
 
 def parameters_of(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
@@ -37,11 +39,16 @@ def magnitudes(model: nn.Module, chain: Chain) -> NDArray[np.float64]:
 
     Reference: Kim et al., 2024, https://arxiv.org/abs/2402.02834.
     """
-    return np.array([math.fsum(_size(p) for p in parameters_of(model, unit)) for unit in chain])
+    return np.array([magnitude(model, unit) for unit in chain])
 
 
-def taylor_sums(model: nn.Module, chain: Chain) -> NDArray[np.float64]:
-    """Return the sum of |gradient · weight| over the parameters of every unit, `(L,)`.
+def magnitude(model: nn.Module, unit: Unit) -> float:
+    """Return the sum of |W| over the parameters of one unit."""
+    return math.fsum(_size(parameter) for parameter in parameters_of(model, unit))
+
+
+def taylor_sum(model: nn.Module, unit: Unit) -> float:
+    """Return the sum of |gradient · weight| over the parameters of one unit.
 
     The gradients are those that autograd has summed over all batches, so that the absolute value is
     taken last. Parameters that no gradient reached count nothing. NaN for a unit of weights that
@@ -49,19 +56,27 @@ def taylor_sums(model: nn.Module, chain: Chain) -> NDArray[np.float64]:
 
     Reference: Kim et al., 2024, https://arxiv.org/abs/2402.02834.
     """
-    sums = []
-    for unit in chain:
-        parameters = parameters_of(model, unit)
-        known = all(parameter.is_floating_point() for parameter in parameters)
-        products = (_size(_wide(p.grad) * _wide(p)) for p in parameters if p.grad is not None)
-        sums.append(math.fsum(products) if known else math.nan)
-    return np.array(sums)
+    parameters = parameters_of(model, unit)
+    if not all(parameter.is_floating_point() for parameter in parameters):
+        return math.nan
+    products = (
+        _wide(gradient) * _wide(weight)
+        for p in parameters
+        if p.grad is not None
+        for gradient, weight in zip(parts(p.grad), parts(p), strict=True)
+    )
+    return math.fsum(float(product.abs().sum(dtype=torch.float64)) for product in products)
+
+
+def parts(values: Tensor) -> tuple[Tensor, ...]:
+    """Return a tensor's numbers in runs that are short enough to be computed with in higher precision."""
+    return values.detach().flatten().split(_RUN)
 
 
 def _size(values: Tensor) -> float:
-    return float(values.detach().abs().sum(dtype=torch.float64))
+    return math.fsum(float(part.abs().sum(dtype=torch.float64)) for part in parts(values))
 
 
 def _wide(values: Tensor) -> Tensor:
     """In float32 at least: products of halves vanish."""
-    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -156,7 +156,9 @@ def cannot_generate(model: Any) -> str:
         return f"{kind} does not generate"
     if getattr(config, "is_encoder_decoder", False):
         return f"{kind} is an encoder with a decoder"
-    if vars(config).get("is_decoder") is False:
+    # Before transformers 5 every config says so; parts that are told tell those where it matters.
+    told = any(vars(module).get("is_decoder") is False for module in model.modules())
+    if told and vars(config).get("is_decoder") is False:
         return f"{kind} is not used as a decoder (is_decoder=False)"
     return ""
 

@@ -189,7 +189,10 @@ def comparison_table(before: Measurement, after: Measurement, *, samples: int = 
     notes = (f"of one call with {samples} sample{'s' * (samples != 1)} on {before.device}",)
     columns = _columns(("", "before", "after", "ratio"), (1, 2, 3))
     return Table(
-        title="Measured", columns=columns, rows=tuple(rows), notes=(*notes, *uncounted_notes(before.uncounted))
+        title="Measured",
+        columns=columns,
+        rows=tuple(rows),
+        notes=(*notes, *uncounted_notes(before.uncounted)),
     )
 
 

@@ -102,6 +102,12 @@ class SimilaritySums:
         self._sums = term if self._sums is None else self._sums + term
         self._rounds += 1
 
+    def merge(self, other: SimilaritySums) -> None:
+        """Add all minibatches that another one of the same settings has summed."""
+        if other._sums is not None:
+            self._sums = other._sums if self._sums is None else self._sums + other._sums
+            self._rounds += other._rounds
+
     def matrix(self) -> NDArray[np.float64]:
         """Return the CKA between all layers, `(K, K)`.
 

@@ -1,23 +1,38 @@
 """Plan + model → new model; networks to folders and back; proof that a folder is right."""
 
+from shoal.surgery.blueprint import Blueprint, draw_blueprint
 from shoal.surgery.checkpoint import save
+from shoal.surgery.checks import Check, Depth, Verification
+from shoal.surgery.cutting import cut_folder, why_in_memory
 from shoal.surgery.folders import check_target
 from shoal.surgery.loading import load
 from shoal.surgery.originals import check_format, format_of
 from shoal.surgery.publishing import save_verified
-from shoal.surgery.removal import apply
-from shoal.surgery.verification import Check, Verification, record_verification, verify
+from shoal.surgery.record import read_record
+from shoal.surgery.removal import apply, check_plan
+from shoal.surgery.shards import read_checkpoint
+from shoal.surgery.structure import build_skeleton
+from shoal.surgery.verification import record_verification, verify
 
 __all__ = [
+    "Blueprint",
     "Check",
+    "Depth",
     "Verification",
     "apply",
+    "build_skeleton",
     "check_format",
+    "check_plan",
     "check_target",
+    "cut_folder",
+    "draw_blueprint",
     "format_of",
     "load",
+    "read_checkpoint",
+    "read_record",
     "record_verification",
     "save",
     "save_verified",
     "verify",
+    "why_in_memory",
 ]

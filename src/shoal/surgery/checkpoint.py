@@ -23,6 +23,7 @@ from shoal.plan import Plan
 from shoal.result import Evidence, Measurement
 from shoal.surgery.card import model_card
 from shoal.surgery.folders import written_whole
+from shoal.surgery.hooks import check_writable
 from shoal.surgery.originals import Format, check_format, write_original
 from shoal.surgery.probe import write_probe
 from shoal.surgery.record import PROBE, RECORD, WEIGHTS, hashes, plain, versions, write_record
@@ -88,6 +89,7 @@ def save(
     check_format(model, format)
     target, pretrained = Path(folder), is_stock(model)
     stock = pretrained and format == "auto"
+    check_writable(model, stock=stock)
     fields = {
         "plan": None if plan is None else json.loads(plan.to_json()),
         "source": None if source is None else dict(source),

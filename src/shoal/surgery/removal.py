@@ -19,6 +19,7 @@ from shoal.architectures.refitting import Refit, plan_refit, why_not
 from shoal.architectures.skeletons import stand_ins_of
 from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.plan import Plan, Remove
+from shoal.surgery.hooks import rehook_, shared_by_hooks
 from shoal.units import ends_in_zeros
 
 __all__ = ["apply", "check_plan"]
@@ -74,13 +75,14 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         2
     """
     cuts, refits = _prepared(model, plan)
-    small = _copy(model, cuts)
+    small, copies = _copy(model, cuts)
     for path in _renumbered(model, plan):
         renumber_(small.get_submodule(path))
     shortened = {cut.container for cut in cuts if cut.stand_in is None}
     # Inner lists first: what stands behind a gap of an outer one bears another name when it is closed.
     for container in sorted(shortened, key=lambda path: f".{path}".rstrip(".").count("."), reverse=True):
         _close_gaps_(small.get_submodule(container))
+    rehook_(small, model, copies)
     for path, refit in refits.items():
         owner = small.get_submodule(path)
         refit.apply_(owner)
@@ -241,11 +243,13 @@ def _renumbered(model: nn.Module, plan: Plan) -> list[str]:
     return list(owners)
 
 
-def _copy(model: nn.Module, cuts: list[_Cut]) -> nn.Module:
+def _copy(model: nn.Module, cuts: list[_Cut]) -> tuple[nn.Module, dict[int, object]]:
+    """A copy without what is cut, and what stands in it for each module, by the module's id."""
     # What deepcopy finds in its memo it takes for copied: the removed modules never are.
     memo: dict[int, object] = {id(cut.module): cut.stand_in or _Gone() for cut in cuts}
+    memo |= {id(each): each for each in shared_by_hooks(model)}
     try:
-        return copy.deepcopy(model, memo)
+        return copy.deepcopy(model, memo), memo
     except (RuntimeError, TypeError, NotImplementedError) as error:
         raise SurgeryError(
             f"asked for a copy of {type(model).__name__}: it cannot be copied ({error}). Modules may hold "

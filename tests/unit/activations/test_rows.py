@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from shoal.activations import rows_of
+from shoal.activations.rows import draw_of
 
 IDS = torch.arange(12).reshape(3, 4)
 # Padded behind, padded before, not padded.
@@ -71,3 +72,11 @@ def test_the_same_generator_draws_the_same():
     rows = rows_of(IDS)
     first, second = (rows.drawn(4, torch.Generator().manual_seed(3)) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 2**63, 2**80])
+def test_a_batch_s_draw_is_decided_by_seed_and_number_alone(seed):
+    drawn = [torch.rand(4, generator=draw_of(seed, number)).tolist() for number in (0, 1, 0, 2**40)]
+    assert drawn[0] == drawn[2]
+    assert len({tuple(each) for each in drawn}) == 3
+    assert drawn[0] != torch.rand(4, generator=draw_of(seed + 1, 0)).tolist()

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from shoal import find_units
-from shoal.errors import DataError, ShoalWarning
+from shoal.errors import ConfigError, DataError, ShoalWarning
 from shoal.importance import EvidenceSettings, collect_evidence
 
 GRADIENTS = {
@@ -246,3 +246,11 @@ def test_labels_out_of_range_are_refused(net, chain, label):
     batch = torch.randn(8, 4), torch.full((8,), label)
     with pytest.raises(DataError, match=f"the label {label}: labels are classes, 0 to 2"):
         collect_evidence(net, chain, [batch])
+
+
+def test_weights_that_are_not_in_memory_are_refused(net, chain, batches):
+    net[2].to("meta")
+    with pytest.raises(
+        ConfigError, match=r"the weights of 1 of 4 \(2, …\) are not held in memory but offloaded"
+    ):
+        collect_evidence(net, chain, batches)

@@ -194,3 +194,43 @@ def test_a_text_too_short_to_compare_is_left_out(small_llama, text):
 def test_without_a_batch_there_are_no_matrices():
     with pytest.raises(DataError, match="no batch was added"):
         RepresentationSums(SimilaritySettings()).matrices()
+
+
+def test_the_tokens_of_a_batch_are_drawn_by_its_number(small_llama, text):
+    chain = find_units(small_llama)
+    other = {"input_ids": text["input_ids"].flip(1), "attention_mask": text["attention_mask"].flip(1)}
+    twice = evidence(small_llama, chain, [text, text], tokens=6).boundary_similarity
+    once, second = (
+        evidence(small_llama, chain, [*before, text], tokens=6).boundary_similarity
+        for before in ([], [{"input_ids": torch.tensor([[1, 2]])}])
+    )
+    # A batch too short to be compared still has its number.
+    assert not np.allclose(once, second)
+    assert not np.allclose(twice, once)
+    first, again = (evidence(small_llama, chain, [text, other], tokens=6) for _ in range(2))
+    np.testing.assert_array_equal(first.boundary_similarity, again.boundary_similarity)
+
+
+def added(batches, places=((0, 1), (1, 2))):
+    """Sums over batches of three hidden states between two units."""
+    sums = RepresentationSums(SimilaritySettings())
+    for number, states in batches:
+        sums.add(list(states), list(places[0]), list(places[1]), None, number)
+    return sums
+
+
+@pytest.mark.parametrize("split", [0, 1, 3])
+def test_sums_that_are_merged_are_the_sums_of_all(split):
+    batches = list(enumerate(torch.randn(3, 3, 8, 5)))
+    merged = added(batches[:split])
+    merged.merge(added(batches[split:]))
+    whole = added(batches)
+    assert merged.counts() == whole.counts() == {"samples": 24, "compared": 24, "rows": "samples"}
+    for one, other in zip(merged.matrices(), whole.matrices(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-14)
+
+
+def test_sums_of_other_ways_through_the_network_are_not_merged():
+    batches = list(enumerate(torch.randn(1, 3, 8, 5)))
+    with pytest.raises(DataError, match="hidden states go other ways from unit to unit"):
+        added(batches).merge(added(batches, places=((0, 1), (2, 2))))

@@ -44,7 +44,7 @@ def test_windows_and_states_have_rows_of_their_own():
 
 def test_what_is_not_counted_is_said():
     odd = replace(PLAIN, uncounted={"custom.scan": 2})
-    assert "MACs leave out: custom.scan" in footprint_table(odd, odd).notes
+    assert "MACs leave out: custom.scan × 2" in footprint_table(odd, odd).notes
 
 
 def test_samples_are_told():

@@ -112,3 +112,16 @@ def test_layers_of_different_samples_are_refused(layers):
 def test_a_matrix_of_nothing_is_refused():
     with pytest.raises(DataError, match="no minibatch was added"):
         SimilaritySums().matrix()
+
+
+@pytest.mark.parametrize("reduce", ["sum_then_ratio", "mean_of_ratios"])
+@pytest.mark.parametrize("split", [0, 1, 2])
+def test_sums_that_are_merged_are_the_sums_of_all(layers, reduce, split):
+    settings = SimilaritySettings(reduce=reduce)
+    first, second, whole = (SimilaritySums(settings) for _ in range(3))
+    for number, start in enumerate((0, 16)):
+        minibatch = [layer[start : start + 16] for layer in layers]
+        whole.update(minibatch)
+        (first if number < split else second).update(minibatch)
+    first.merge(second)
+    np.testing.assert_allclose(first.matrix(), whole.matrix(), rtol=1e-14)

@@ -1,0 +1,92 @@
+"""What a folder may make its reader open and parse."""
+
+import os
+
+import pytest
+
+from shoal.errors import VerificationError
+from shoal.surgery.untrusted import check_links, file_inside, parse_json, read_json
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "a.safetensors").write_bytes(b"x")
+    (tmp_path / "secret.safetensors").write_bytes(b"s")
+    return tmp_path / "model"
+
+
+def test_a_plain_file_is_found_where_it_lies(folder):
+    assert file_inside(folder, "a.safetensors") == folder / "a.safetensors"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../secret.safetensors", "/etc/passwd", "sub/a.safetensors", "..", "", "a\0b", "..\\secret", "C:a"],
+)
+def test_names_with_folders_are_refused(folder, name):
+    with pytest.raises(VerificationError, match="named without folders"):
+        file_inside(folder, name)
+
+
+def test_a_link_that_leads_out_is_refused(folder):
+    (folder / "b.safetensors").symlink_to("../secret.safetensors")
+    with pytest.raises(VerificationError, match="outside of the folder"):
+        file_inside(folder, "b.safetensors")
+    with pytest.raises(VerificationError, match="outside of the folder"):
+        check_links(folder, ["none", "b.safetensors"])
+
+
+def test_a_link_inside_the_folder_is_followed(folder):
+    (folder / "b.safetensors").symlink_to("a.safetensors")
+    assert file_inside(folder, "b.safetensors").name == "a.safetensors"
+    check_links(folder, ["none", "b.safetensors"])
+
+
+def test_a_snapshot_of_the_hub_s_cache_is_read_through_its_links(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    snapshot = tmp_path / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "blobs" / "0f").write_bytes(b"x")
+    (snapshot / "a.safetensors").symlink_to("../../blobs/0f")
+    assert file_inside(snapshot, "a.safetensors") == tmp_path / "blobs" / "0f"
+    (tmp_path / "other").write_bytes(b"x")
+    (snapshot / "b.safetensors").symlink_to("../../other")
+    with pytest.raises(VerificationError, match="outside"):
+        file_inside(snapshot, "b.safetensors")
+
+
+@pytest.mark.parametrize(("name", "message"), [("none", "no such file"), ("loop", "asked to read 'loop'")])
+def test_what_leads_nowhere_is_refused(folder, name, message):
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(VerificationError, match=message):
+        file_inside(folder, name)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(folder):
+    os.mkfifo(folder / "pipe")
+    with pytest.raises(VerificationError, match="no regular file"):
+        file_inside(folder, "pipe")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"[" * 100_000, "nested too deeply"),
+        (b'{"a": 1, "a": 2}', "'a' stands there twice"),
+        (b"{", "damaged"),
+        (b"\xff", "damaged"),
+        (b"1" * 10_000, "damaged"),
+    ],
+)
+def test_json_that_is_no_good_is_refused(text, message):
+    with pytest.raises(VerificationError, match=message):
+        parse_json(text, "it")
+
+
+def test_a_json_file_of_any_size_is_not_read(folder, monkeypatch):
+    (folder / "x.json").write_text("[1, 2]")
+    assert read_json(folder / "x.json") == [1, 2]
+    monkeypatch.setattr("shoal.surgery.untrusted.LARGEST", 5)
+    with pytest.raises(VerificationError, match="6 bytes; at most 5"):
+        read_json(folder / "x.json")
