@@ -19,6 +19,7 @@ from shoal.architectures.huggingface import is_pretrained
 from shoal.errors import ConfigError, MissingExtraError
 
 __all__ = [
+    "COMPANIONS",
     "Pretrained",
     "auto_class",
     "copy_companions",
@@ -31,7 +32,7 @@ __all__ = [
     "write_pretrained",
 ]
 
-_COMPANIONS = (
+COMPANIONS = (
     "added_tokens.json",
     "chat_template.jinja",
     "chat_template.json",
@@ -183,7 +184,7 @@ def _class(
     if not architectures:
         return transformers.AutoModelForCausalLM if gguf else transformers.AutoModel
     found = getattr(transformers, architectures[0], None)
-    if found is None:
+    if not (isinstance(found, type) and issubclass(found, transformers.PreTrainedModel)):
         raise ConfigError(
             f"asked to load {str(reference)!r}: its config names the class {architectures[0]}, which "
             f"transformers {transformers.__version__} does not have. Install a version that has it"
@@ -268,7 +269,7 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
         Names of the files that were copied; those that the other folder has already are left.
     """
     copied = []
-    for name in _COMPANIONS:
+    for name in COMPANIONS:
         if (source / name).is_file() and not (folder / name).exists():
             shutil.copyfile(source / name, folder / name)
             copied.append(name)
