@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils._pytree import tree_leaves
 
+from families.special import MAJOR
 from networks import randomised
 from shoal.architectures import bypassed, example_for, find_units
 from shoal.architectures.generation import cannot_generate, compare_generation
@@ -41,6 +42,12 @@ SPLIT = {
         TEXT,
         "self_attn post_attention_layernorm | mlp post_feedforward_layernorm",
     ),
+    "experts": (
+        "MixtralForCausalLM",
+        {**WIDE, "num_local_experts": 2},
+        f"input_layernorm self_attn | post_attention_layernorm {'mlp' if MAJOR > 4 else 'block_sparse_moe'}",
+    ),
+    "numbers of another name": ("GPTNeoForCausalLM", NEO, "ln_1 attn | ln_2 mlp"),
     "scaled": ("GraniteForCausalLM", TEXT, "input_layernorm self_attn | post_attention_layernorm mlp"),
     "MLP in the layer": (
         "OPTForCausalLM",
@@ -57,18 +64,16 @@ SPLIT = {
         {"dim": 32, "hidden_dim": 64, "n_layers": 4, "n_heads": 4, "vocab_size": 64},
         "attention | ffn",
     ),
-    "images": ("ViTForImageClassification", IMAGE, "layernorm_before attention | layernorm_after mlp"),
+    "images": (
+        "ViTForImageClassification",
+        IMAGE,
+        f"layernorm_before attention | layernorm_after {'mlp' if MAJOR > 4 else 'intermediate output.dense'}",
+    ),
     "layer scale": (
         "Dinov2ForImageClassification",
         IMAGE,
         "norm1 attention layer_scale1 | norm2 mlp layer_scale2",
     ),
-}
-# Only the MLPs may go, and a part of the reason why attention may not.
-HELD = {
-    "caches of two kinds": ("Gemma2ForCausalLM", WIDE, "different kinds"),
-    "experts": ("MixtralForCausalLM", {**WIDE, "num_local_experts": 2}, "how a mixtral model numbers"),
-    "numbers of another name": ("GPTNeoForCausalLM", NEO, "how a gpt_neo model numbers"),
 }
 PROMPT = torch.tensor([[1, 5, 7, 9, 11]])
 
@@ -109,13 +114,11 @@ def test_layers_consist_of_attention_and_mlp(name):
     check_removals(model, chain)
 
 
-@pytest.mark.parametrize("name", HELD)
-def test_attention_whose_place_in_the_cache_cannot_be_given_up_stays(name):
-    cls, fields, why = HELD[name]
-    model = build(cls, fields)
+def test_attention_whose_cache_is_laid_out_by_kinds_stays():
+    model = build("Gemma2ForCausalLM", WIDE)
     chain = find_units(model, granularity="sublayer")
     assert chain.removable == (1, 3, 5, 7)
-    assert all(why in chain[index].why for index in (0, 2, 4, 6))
+    assert all("caches of different kinds" in chain[index].why for index in (0, 2, 4, 6))
     check_removals(model, chain)
 
 
@@ -127,10 +130,18 @@ def test_attention_that_returns_its_weights_may_go_too():
     check_removals(model, chain)
 
 
-def test_the_first_layers_of_an_encoder_that_make_the_positions_for_all_stay_whole():
+def test_an_encoder_loses_attention_and_mlp_and_a_decoder_with_two_attentions_its_mlp():
     fields = {"d_model": 32, "d_ff": 64, "d_kv": 8, "num_layers": 3, "num_heads": 4, "vocab_size": 64}
-    chain = find_units(build("T5ForConditionalGeneration", fields), granularity="sublayer")
-    assert chain["encoder.block.0"].why.startswith("it returns values beside the hidden state")
+    model = build("T5ForConditionalGeneration", fields)
+    chain = find_units(model, granularity="sublayer")
+    # The first block of each makes the positions' bias that the others are handed, and stays whole.
+    for first in ("encoder.block.0", "decoder.block.0"):
+        assert chain[first].why.startswith("it returns values beside the hidden state")
     assert [unit.name for unit in chain if unit.removable] == [
-        f"encoder.block.{layer}.layer.1.DenseReluDense" for layer in (1, 2)
+        f"encoder.block.{layer}.layer.{part}"
+        for layer in (1, 2)
+        for part in ("0.SelfAttention", "1.DenseReluDense")
     ] + [f"decoder.block.{layer}.layer.2.DenseReluDense" for layer in (1, 2)]
+    attentions = [f"decoder.block.1.layer.{part}" for part in ("0.SelfAttention", "1.EncDecAttention")]
+    assert all(chain[name].why == "another module uses its place in the cache" for name in attentions)
+    check_removals(model, chain)

@@ -161,7 +161,7 @@ class _Pair:
         before, after = _attributes(self.was), _attributes(self.now)
         return {
             name: vars(self.now)[name]
-            for name in before.keys() | after.keys()
+            for name in {**before, **after}
             if self._changes(name, before.get(name), after.get(name))
         }
 
@@ -241,6 +241,8 @@ def _plain(value: Any) -> Any:
         return tuple(parts) if isinstance(value, tuple) else parts
     if isinstance(value, Mapping):
         return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return frozenset(map(_plain, value))
     if isinstance(value, Tensor):
         return _Values(value)
     return f"<{getattr(value, '__qualname__', None) or type(value).__qualname__}>"

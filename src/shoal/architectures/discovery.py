@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from torch import nn
@@ -267,6 +268,8 @@ def _grouped(units: list[Unit], stages: list[tuple[str, tuple[int, ...]]]) -> tu
 def _mark_inexpressible(model: nn.Module, chain: Chain, granularity: Granularity) -> Chain:
     """Mark units of transformers models that their config or cache cannot do without."""
     units = list(chain.units)
+    # One answer for a whole list.
+    why_not_in = cache(why_not)
     for unit in chain:
         owner = owner_of(model, unit.container) if unit.removable else None
         if owner is not None:
@@ -277,7 +280,7 @@ def _mark_inexpressible(model: nn.Module, chain: Chain, granularity: Granularity
             if granularity == "sublayer" and unit.is_branch:
                 why = why_not_inside(module, paths)
             else:
-                why = why_not(module, container, removal=unit.removal)
+                why = why_not_in(module, container, removal=unit.removal)
             if why:
                 units[unit.index] = replace(unit, removable=False, why=why)
     return replace(chain, units=tuple(units))

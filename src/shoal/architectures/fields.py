@@ -36,6 +36,7 @@ __all__ = [
     "NUMBERS",
     "POSITIONAL",
     "REFERENCES",
+    "STATEFUL",
     "UNATTENDING",
     "declare",
     "undeclared",
@@ -154,6 +155,9 @@ REFERENCES = frozenset({"kv_shared_layer_index"})
 
 # Fields that, switched on, make what happens in a layer or beside it depend on its number.
 POSITIONAL = ("n_layers_per_attn_res_block", "rescale_every", "scale_attn_by_inverse_layer_idx")
+
+# Families whose layers hand out a state that the next token needs, and keep no place in a cache.
+STATEFUL = frozenset({"xlstm"})
 
 # Kinds of layers that keep no keys and values, by the number of which a cache knows its length.
 UNATTENDING = frozenset(

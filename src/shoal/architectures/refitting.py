@@ -109,14 +109,13 @@ def _repair_(config: Any, old: Any, new: Any, done: set[int]) -> None:
             _repair_(inner, pair[0], pair[1], done)
 
 
-def why_not(model: Any, container: str, *, removal: Removal = "delete", keep: int = 1) -> str:
+def why_not(model: Any, container: str, *, removal: Removal = "delete") -> str:
     """Return why no entries of `container` can be removed from a transformers model; empty if some can.
 
     Args:
         model: A transformers model.
         container: Dotted path, inside it, of the module that holds the entries.
         removal: How they would be removed; a pass-through cannot be written into a config.
-        keep: How many would stay.
     """
     kind = getattr(model.config, "model_type", "") or type(model).__name__
     if removal != "delete":
@@ -124,7 +123,7 @@ def why_not(model: Any, container: str, *, removal: Removal = "delete", keep: in
     layers = entries(model, container)
     if layers is None:
         return f"the config of a {kind} model describes no list at {container or 'its root'!r}"
-    if keep < 1 or len(layers) < 2:
+    if len(layers) < 2:
         return f"at least one of its {len(layers)} layers has to stay"
     stack = _stack(model, container)
     if isinstance(stack, str):
@@ -181,14 +180,16 @@ def plan_refit(model: Any, kept: Kept) -> Refit:
     """
     name = type(model).__name__
     stacks: dict[str, Stack] = {}
-    for container, numbers in kept.items():
-        reason = why_not(model, container, keep=len(numbers))
-        if reason:
+    for container in kept:
+        if reason := why_not(model, container):
             raise UnitError(f"asked to remove layers in {container!r} of {name}: {reason}.")
         found = _stack(model, container)
         if isinstance(found, Stack):
             stacks[container] = found
     try:
+        if empty := [container for container, numbers in kept.items() if not numbers]:
+            length = stacks[empty[0]].length
+            raise Inexpressible(f"at least one of its {length} layers has to stay")
         return _refit(model, stacks, kept)
     except Inexpressible as reason:
         raise UnitError(_refused(model, stacks, kept, str(reason))) from reason

@@ -38,11 +38,15 @@ __all__ = [
 _LARGE = 1_000_000
 
 
-def refusals() -> tuple[type[Exception], ...]:
-    """Return what configs and models of transformers raise when they cannot be what is asked of them."""
+def refusals(*more: type[Exception]) -> tuple[type[Exception], ...]:
+    """Return what configs and models of transformers raise when they cannot be what is asked of them.
+
+    Args:
+        more: Other errors to go with them.
+    """
     errors: Any = importlib.import_module("huggingface_hub.errors")
     strict = getattr(errors, "StrictDataclassError", None)
-    return FAILURES if strict is None else (*FAILURES, strict)
+    return (*FAILURES, *more) if strict is None else (*FAILURES, *more, strict)
 
 
 def as_read(config: Any) -> Any:
@@ -110,7 +114,8 @@ class _Slim(TorchFunctionMode):
         if func in (torch.zeros, torch.ones):
             shape = torch.empty(*args, **kwargs | {"device": "meta"}).shape
             if shape.numel() > _LARGE:
-                return func(1, **{name: value for name, value in kwargs.items() if name != "size"}).expand(shape)
+                kwargs.pop("size", None)
+                return func(1, **kwargs).expand(shape)
         return func(*args, **kwargs)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> Any:
     try:
         with quiet():
             return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, *refusals()) as error:
+    except refusals(OSError) as error:
         raise ConfigError(_not_built(folder, str(error))) from error
 
 
@@ -77,13 +77,14 @@ def build_from_config(folder: Path, *, trust_remote_code: bool = False) -> nn.Mo
     transformers = transformers_for("to build the original network")
     if not config.architectures:
         raise ConfigError(_not_built(folder, "it names no class"))
-    stock = getattr(transformers, config.architectures[0], None)
-    if stock is not None and not (isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)):
+    stock: Any = getattr(transformers, config.architectures[0], None)
+    known = isinstance(stock, type) and issubclass(stock, transformers.PreTrainedModel)
+    if stock is not None and not known:
         raise ConfigError(_not_built(folder, f"{config.architectures[0]} is no model of transformers"))
     try:
         with quiet(), torch.random.fork_rng(devices=[]):
             if stock is not None:
-                model = stock._from_config(config)
+                model = cast(Any, stock)._from_config(config)
             else:
                 automatic = getattr(transformers, _automatic(config))
                 model = automatic.from_config(config, trust_remote_code=trust_remote_code)

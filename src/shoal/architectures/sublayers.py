@@ -132,7 +132,9 @@ class _Branches:
         self.block, self.flow = block, flow
         every = {branch.modules: branch for branch in self._all()}.values()
         outermost = [branch for branch in every if not any(self._inside(branch, other) for other in every)]
-        self.found = sorted(outermost, key=lambda branch: order[branch.modules[0]])
+        # A network may put another module in a module's place when it is first run.
+        met = [branch for branch in outermost if all(module in order for module in branch.modules)]
+        self.found = sorted(met, key=lambda branch: order[branch.modules[0]])
 
     def _all(self) -> Iterator[_Branch]:
         terms: dict[Key, set[Key]] = {}

@@ -68,6 +68,9 @@ def lent_weights(model: nn.Module) -> Iterator[nn.Module]:
                 stack.callback(setattr, module, name, tensor)
                 setattr(module, name, lent[id(tensor)])
         stack.enter_context(SlimProducts())
+        # What is left to compute is too little to be shared among threads.
+        stack.callback(torch.set_num_threads, torch.get_num_threads())
+        torch.set_num_threads(1)
         yield model
 
 

@@ -30,6 +30,7 @@ class Method:
         choose: From a request and settings to a plan.
         draws: Whether it draws at random, so that another seed may choose otherwise.
         control: Whether it is there for others to be compared with.
+        weightless: Whether evidence is all that it needs: the network is not run for it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Method:
     choose: Callable[[Request, Any], Plan]
     draws: bool = False
     control: bool = False
+    weightless: bool = False
 
 
 _FILES = (

@@ -57,4 +57,5 @@ METHOD = Method(
     settings=BlockInfluenceSettings,
     presets={"default": BlockInfluenceSettings(), "paper": BlockInfluenceSettings()},
     choose=choose,
+    weightless=True,
 )

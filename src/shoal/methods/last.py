@@ -48,5 +48,6 @@ METHOD = Method(
     settings=LastSettings,
     presets={"default": LastSettings(), "paper": LastSettings(keep_final=False)},
     choose=choose,
+    weightless=True,
     control=True,
 )

@@ -55,6 +55,7 @@ METHOD = Method(
     settings=RandomSettings,
     presets={"default": RandomSettings(), "paper": RandomSettings()},
     choose=choose,
+    weightless=True,
     draws=True,
     control=True,
 )

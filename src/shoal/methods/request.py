@@ -144,7 +144,7 @@ class Request:
             return self.losses.units()
         if name == "graft":
             return self.grafts([(index,) for index in range(len(self.chain))], settings or GraftSettings())
-        if name == "magnitude":
+        if name == "magnitude" and (self.evidence is None or name not in self.evidence.importance):
             return list(magnitudes(self.model, self.chain).tolist())
         known = self.collect(replace(self._collected, gradients=name not in _FORWARD)).importance
         if name not in known:

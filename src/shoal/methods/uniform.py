@@ -37,5 +37,6 @@ METHOD = Method(
     settings=UniformSettings,
     presets={"default": UniformSettings(), "paper": UniformSettings()},
     choose=choose,
+    weightless=True,
     control=True,
 )

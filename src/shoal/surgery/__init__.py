@@ -3,7 +3,7 @@
 from shoal.surgery.blueprint import Blueprint, draw_blueprint
 from shoal.surgery.checkpoint import save
 from shoal.surgery.checks import Check, Depth, Verification
-from shoal.surgery.cutting import cut_folder, why_in_memory
+from shoal.surgery.cutting import cut_folder, is_checkpoint, why_in_memory
 from shoal.surgery.folders import check_target
 from shoal.surgery.loading import load
 from shoal.surgery.originals import check_format, format_of
@@ -27,6 +27,7 @@ __all__ = [
     "cut_folder",
     "draw_blueprint",
     "format_of",
+    "is_checkpoint",
     "load",
     "read_checkpoint",
     "read_record",

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shoal.architectures import example_for
+from shoal.architectures.functions import file_hash
 from shoal.architectures.pretrained import auto_class, copy_companions
-from shoal.errors import VerificationError
+from shoal.errors import ConfigError, VerificationError
 from shoal.journal import fingerprint
 from shoal.plan import Plan
 from shoal.result import Measurement
@@ -18,17 +20,25 @@ from shoal.surgery.carrying import carry
 from shoal.surgery.checks import Check, Depth, Verification
 from shoal.surgery.folders import check_target, resumable
 from shoal.surgery.hashing import CHUNK, SourceHashes
+from shoal.surgery.loading import read_folder
+from shoal.surgery.probe import write_probe
 from shoal.surgery.proof import prove_cut
-from shoal.surgery.record import WEIGHTS, plain, versions, write_record
+from shoal.surgery.record import PROBE, WEIGHTS, plain, versions, write_record
+from shoal.surgery.removal import apply
 from shoal.surgery.shards import INDEX, read_checkpoint
 from shoal.surgery.storage import storage_fields, write_cut_config
 from shoal.surgery.structure import not_loaded, read_fields
 from shoal.surgery.verification import fits_in_memory, record_verification, verify
 
-__all__ = ["cut_folder", "why_in_memory"]
+__all__ = ["cut_folder", "is_checkpoint", "why_in_memory"]
 
 # Reading so many bytes again takes a moment.
 _SMALL = 2_000_000_000
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a path is a local Hugging Face folder with safetensors."""
+    return (folder / "config.json").exists() and any((folder / name).exists() for name in (WEIGHTS, INDEX))
 
 
 def why_in_memory(
@@ -45,9 +55,7 @@ def why_in_memory(
     Raises:
         ConfigError: If the folder's config is damaged, or asks for files or code from elsewhere.
     """
-    if not (folder / "config.json").exists() or not any(
-        (folder / name).exists() for name in (WEIGHTS, INDEX)
-    ):
+    if not is_checkpoint(folder):
         return "it is no local Hugging Face folder with safetensors"
     if any(step.removal != "delete" for step in plan.steps):
         return "the plan bypasses units, and files can only lose whole layers"
@@ -113,6 +121,8 @@ def cut_folder(
             write_cut_config(blueprint, storage, partial)
             copy_companions(source, partial)
             checks = prove_cut(partial, blueprint)
+            if _is_loaded(blueprint, depth):
+                written |= _probe(blueprint, partial)
             record = plain({**_record(blueprint), "hash": written, **(extra or {})})
             record["source"]["hash"] = hashes.result()
             write_record(partial, record)
@@ -171,11 +181,32 @@ def _record(blueprint: Blueprint) -> dict[str, Any]:
     }
 
 
+def _is_loaded(blueprint: Blueprint, depth: Depth) -> bool:
+    """Whether the folder is loaded to be checked."""
+    small = blueprint.size <= _SMALL and fits_in_memory(blueprint.size)
+    return depth == "full" or (depth == "auto" and small)
+
+
+def _probe(blueprint: Blueprint, folder: Path) -> dict[str, str]:
+    """Write what the original answers without the removed layers, and return the hash of that file.
+
+    Nothing where the original does not fit beside its cut, or does not say what it takes.
+    """
+    if not fits_in_memory(blueprint.checkpoint.size + blueprint.size):
+        return {}
+    original, _ = read_folder(blueprint.checkpoint.folder)
+    try:
+        example = example_for(original)
+    except ConfigError:
+        return {}
+    write_probe(apply(original, blueprint.plan), example, folder / PROBE)
+    return {PROBE: file_hash(folder / PROBE)}
+
+
 def _verified(
     partial: Path, target: Path, blueprint: Blueprint, checks: tuple[Check, ...], depth: Depth
 ) -> tuple[Check, ...]:
-    small = blueprint.size <= _SMALL and fits_in_memory(blueprint.size)
-    if depth == "structure" or (depth == "auto" and not small):
+    if not _is_loaded(blueprint, depth):
         size = f"the weights take {blueprint.size / 1e9:.1f} GB"
         return (*checks, *not_loaded("not asked for" if depth == "structure" else size))
     try:

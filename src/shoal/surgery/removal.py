@@ -213,9 +213,7 @@ def _refits(model: nn.Module, cuts: list[_Cut]) -> dict[str, Refit]:
         keys = list(model.get_submodule(container)._modules)
         left = [number for number, key in enumerate(keys) if key not in gone]
         deletes = all(stand_in is None for stand_in in gone.values())
-        reason = why_not(
-            owner, _inside(path, container), removal="delete" if deletes else "bypass", keep=len(left)
-        )
+        reason = "" if deletes else why_not(owner, _inside(path, container), removal="bypass")
         if reason:
             raise UnitError(
                 f"asked to remove {len(gone)} of {len(keys)} units in {container or 'the network'!r} of "

@@ -145,3 +145,10 @@ def test_parts_are_taken_along_their_axis():
 def test_a_module_had_another_name(name, expected):
     assert original_name(name, KEPT) == expected
     assert original_name("1.act", {"": [0, 3]}) == "3.act"
+
+
+def test_sets_are_values_too():
+    found = differences(Net(*WHOLE, kinds={"a", "b"}), Net(Layer(0), Layer(1), kinds={"a"}), KEPT)
+    assert found.values[""] == {"count": 2, "kinds": {"a"}}
+    with pytest.raises(Inexpressible, match="kinds of layers.3 would be"):
+        differences(Net(*WHOLE[:3], Layer(3, kinds={"a"})), Net(Layer(0), Layer(1, kinds={"b"})), KEPT)

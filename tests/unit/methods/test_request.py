@@ -36,13 +36,13 @@ def ask(small_resnet):
 @pytest.fixture
 def collected(monkeypatch):
     """How often a pass was begun."""
-    begun, begin = [], passes._Pass
+    begun, begin = [], passes.EvidenceSums
 
     def counted(*args):
         begun.append(1)
         return begin(*args)
 
-    monkeypatch.setattr(passes, "_Pass", counted)
+    monkeypatch.setattr(passes, "EvidenceSums", counted)
     return begun
 
 

@@ -201,7 +201,9 @@ def test_lists_inside_entries_behind_a_gap_are_shortened_too(chained, x):
 def test_a_part_of_a_layer_whose_place_in_the_cache_is_used_by_another_is_refused(llama, chained):
     llama.model.layers[1].mlp.layer_idx = 1
     chain = chained(llama, ["model.layers.1.self_attn"], removal="bypass", outputs=BRANCH["each"][1])
-    with pytest.raises(UnitError, match=r"unit 0 \(model\.layers\.1\.self_attn\) .*another module.*whole layers"):
+    with pytest.raises(
+        UnitError, match=r"unit 0 \(model\.layers\.1\.self_attn\) .*another module.*whole layers"
+    ):
         apply(llama, Plan.removing(chain, [0]))
 
 
