@@ -3,11 +3,17 @@
 from shoal.activations.boundaries import Boundaries, watching
 from shoal.activations.replay import Replay, sharing_order
 from shoal.activations.rows import Rows, flattened, lies_channels_last, rows_of
+from shoal.activations.store import ActivationStore, activation_store
+from shoal.activations.streaming import StreamedBatch, UnitStream
 
 __all__ = [
+    "ActivationStore",
     "Boundaries",
     "Replay",
     "Rows",
+    "StreamedBatch",
+    "UnitStream",
+    "activation_store",
     "flattened",
     "lies_channels_last",
     "rows_of",

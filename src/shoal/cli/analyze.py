@@ -104,8 +104,8 @@ def _stream_settings(options: Options) -> StreamSettings | None:
     given = {name: value for name, value in wanted.items() if value is not None}
     if given and not options.stream:
         raise ConfigError(
-            "asked for --offload-above or --offload-dir without --stream: they say where hidden states are kept "
-            "while layers are read one at a time. Give --stream too."
+            "asked for --offload-above or --offload-dir without --stream: they say where hidden states are "
+            "kept while layers are read one at a time. Give --stream too."
         )
     from shoal.importance import StreamSettings
 

@@ -92,8 +92,9 @@ def read_json(path: Path, what: str) -> Any:
     Raises:
         ConfigError: If it is missing or no JSON.
     """
+    text = _read(path, what)
     try:
-        return json.loads(_read(path, what))
+        return json.loads(text)
     except ValueError as error:
         raise ConfigError(f"asked to read the {what} {path}: it is not JSON ({error}).") from error
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.cli.options import BatchOptions, DataOptions, ExampleOptions, ModelOptions, SampleOptions
@@ -12,11 +14,21 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from shoal.architectures.layerwise import LayerwiseModel
     from shoal.architectures.references import LoadedModel
     from shoal.calling import Batch, Inputs
     from shoal.data import Batches, Data
 
-__all__ = ["example_of", "open_data", "open_example", "open_model", "open_more_data", "usable_device"]
+__all__ = [
+    "example_of",
+    "open_data",
+    "open_example",
+    "open_layers",
+    "open_model",
+    "open_more_data",
+    "open_structure",
+    "usable_device",
+]
 
 
 def open_model(options: ModelOptions, reference: str | None = None) -> LoadedModel:
@@ -34,6 +46,58 @@ def open_model(options: ModelOptions, reference: str | None = None) -> LoadedMod
         device=usable_device(options.device),
         trust_remote_code=options.trust_remote_code,
     )
+
+
+def open_layers(options: ModelOptions) -> tuple[LayerwiseModel, LoadedModel]:
+    """Return the folder that the options name, to be read layer by layer, and its network without weights.
+
+    Raises:
+        ConfigError: If it is no local folder, or cannot be read layer by layer.
+        MissingExtraError: If transformers or accelerate is not installed.
+    """
+    from shoal.architectures.layerwise import LayerwiseModel
+    from shoal.architectures.references import LoadedModel
+
+    folder = Path(options.model).expanduser()
+    if not folder.is_dir():
+        raise ConfigError(
+            f"asked to read {options.model!r} layer by layer: it is no local folder. A Hugging Face folder "
+            "with safetensors works; `hf download ID --local-dir DIR` makes one of a model of the hub."
+        )
+    layers = LayerwiseModel(
+        folder,
+        dtype=options.dtype,
+        device=usable_device(options.device),
+        trust_remote_code=options.trust_remote_code,
+    )
+    source = {"reference": options.model, "kind": "huggingface"}
+    return layers, LoadedModel(model=deepcopy(layers.model), source=source, folder=folder)
+
+
+def open_structure(options: ModelOptions, samples: ExampleOptions) -> tuple[nn.Module, Inputs]:
+    """Return the network that the options name, for what does not depend on its weights, and the example.
+
+    Of a local Hugging Face folder with safetensors nothing but the config is read, unless options ask
+    for data or code.
+
+    Args:
+        options: The verb's options for the network.
+        samples: Those for the example; mostly the same.
+
+    Raises:
+        ConfigError: As `open_model` and `open_example`.
+    """
+    from shoal.architectures.weightless import lent_weights
+    from shoal.surgery import build_skeleton, is_checkpoint
+
+    folder = Path(options.model).expanduser()
+    if samples.data is None and not options.trust_remote_code and is_checkpoint(folder):
+        model = build_skeleton(folder)
+        _check_no_settings(samples)
+        with lent_weights(model):
+            return model, example_of(None, model, samples.example_batch)
+    loaded = open_model(options)
+    return loaded.model, open_example(samples, loaded)
 
 
 def usable_device(name: str | None) -> torch.device:
@@ -98,12 +162,18 @@ def open_example(options: ExampleOptions, loaded: LoadedModel) -> Inputs:
     data = None
     if options.data is not None:
         data = _opened(options.data, _settings(options), loaded)
-    elif _settings(options):
-        given = ", ".join(_settings(options))
+    else:
+        _check_no_settings(options)
+    return example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
+
+
+def _check_no_settings(options: ExampleOptions) -> None:
+    # Every verb that draws anything has a seed.
+    given = ", ".join(name for name in _settings(options) if name != "seed")
+    if given:
         raise ConfigError(
             f"asked for {given} without --data: that says how samples of data are made. Give --data."
         )
-    return example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
 
 
 def example_of(data: Data | None, model: nn.Module, samples: int, *, whole: bool = False) -> Inputs:

@@ -11,11 +11,17 @@ from shoal.cli.choosing import MethodOptions, check_untrained, method_settings
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_table, show_text
 from shoal.cli.files import check_file_target, read_json, write_text
-from shoal.cli.loading import example_of, open_data, open_example, open_model
+from shoal.cli.loading import example_of, open_data, open_model, open_structure
 from shoal.cli.options import DataOptions, ExampleOptions, ModelOptions, UnitOptions
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from torch import nn
+
+    from shoal.budget import Budget
+    from shoal.calling import Batch, Inputs
     from shoal.plan import Plan
     from shoal.result import Evidence
 
@@ -28,7 +34,8 @@ class Options(MethodOptions, UnitOptions, ExampleOptions, DataOptions, ModelOpti
 
     Attributes:
         data: Data that the network was not trained on, for a method to choose by; by hand only its
-            first sample is used, and Hugging Face models need none.
+            first sample is used, and Hugging Face models need none. Methods that need --evidence alone
+            need none either, and of a Hugging Face folder read the config alone.
         remove: Units to remove, chosen by hand: indices from 0, half-open ranges and names, such as
             3,7,20:22,layer3.4.
         budget: What may remain: units=20, params=0.7, macs=0.5, latency=0.6, latency=12ms.
@@ -108,22 +115,53 @@ def _check(options: Options) -> None:
             f"asked for a plan by hand (--remove) together with {', '.join(given)}: a plan is made by hand "
             "or by a method. Leave out one of the two."
         )
-    missing = [n for n, value in (("--data", options.data), ("--budget", options.budget)) if value is None]
+    scored = options.data is not None or options.evidence is not None
+    missing = ["--data"] * (not scored) + ["--budget"] * (options.budget is None)
     if options.remove is None and missing:
         raise ConfigError(
-            f"asked for a plan without {' and '.join(missing)}: a method needs data to score on and a "
-            "budget, such as --budget macs=0.6. Or choose by hand: --remove 3,7,20:22."
+            f"asked for a plan without {' and '.join(missing)}: a method needs data to score on, or the "
+            "--evidence of it, and a budget, such as --budget macs=0.6. Or choose by hand: "
+            "--remove 3,7,20:22."
         )
 
 
 def _by_hand(options: Options) -> tuple[Plan, None]:
     from shoal.architectures import find_units
     from shoal.plan import Plan
+    from shoal.surgery import check_plan
 
     units = parse_units(options.remove or "")
+    model, example = open_structure(options, options)
+    plan = Plan.removing(find_units(model, example, granularity=options.granularity), units)
+    check_plan(model, plan)
+    return plan, None
+
+
+def _check_evidence_suffices(options: Options, budget: Budget) -> None:
+    from shoal.methods import get, names
+
+    if budget.quantity == "latency":
+        raise ConfigError(
+            f"asked for {budget} without --data: latency is measured, and that takes the network. Give "
+            "--data, or a budget of units, params or macs."
+        )
+    if not get(options.method).weightless:
+        able = ", ".join(name for name in names() if get(name).weightless)
+        raise ConfigError(
+            f"asked for a plan by {options.method} with --evidence and without --data: it runs the network "
+            f"on data too. Give --data; or a method that needs evidence alone: {able}."
+        )
+
+
+def _opened(options: Options, budget: Budget) -> tuple[nn.Module, Inputs, Iterable[Batch]]:
+    """The network, the example and the batches; with evidence alone, a network that need not be loaded."""
+    if options.data is None:
+        _check_evidence_suffices(options, budget)
+        return *open_structure(options, options), ()
     loaded = open_model(options)
-    chain = find_units(loaded.model, open_example(options, loaded), granularity=options.granularity)
-    return Plan.removing(chain, units), None
+    data = open_data(options, loaded)
+    example = example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
+    return loaded.model, example, data.batches
 
 
 def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
@@ -135,17 +173,14 @@ def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
     from shoal.result import Evidence
 
     budget = Budget.parse(options.budget or "")
-    loaded = open_model(options)
-    data = open_data(options, loaded)
-    example = example_of(data, loaded.model, options.example_batch, whole=options.seq_len is not None)
+    fields = None if options.evidence is None else read_json(options.evidence, "evidence")
+    model, example, batches = _opened(options, budget)
     evidence = None
-    if options.evidence is not None:
-        fields = read_json(options.evidence, "evidence")
-        chain = find_units(loaded.model, example, granularity=options.granularity)
-        evidence = Evidence.from_json(fields, chain)
+    if fields is not None:
+        evidence = Evidence.from_json(fields, find_units(model, example, granularity=options.granularity))
     plan = make_plan(
-        loaded.model,
-        data.batches,
+        model,
+        batches,
         method=options.method,
         budget=budget,
         example=example,

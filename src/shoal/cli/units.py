@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from shoal.cli.console import show_json, show_table
-from shoal.cli.loading import open_example, open_model
+from shoal.cli.loading import open_structure
 from shoal.cli.options import ExampleOptions, ModelOptions, UnitOptions
 
 __all__ = ["Options", "run"]
@@ -21,8 +21,8 @@ def run(options: Options) -> None:
     from shoal.architectures import find_units
     from shoal.reports import units_table
 
-    loaded = open_model(options)
-    chain = find_units(loaded.model, open_example(options, loaded), granularity=options.granularity)
+    model, example = open_structure(options, options)
+    chain = find_units(model, example, granularity=options.granularity)
     if not options.json:
         show_table(units_table(chain))
         return

@@ -6,6 +6,7 @@ from shoal.importance.evidence import EvidenceSettings, collect_evidence
 from shoal.importance.graft import GraftSettings, graft_scores
 from shoal.importance.representation_change import ChangeSettings, RepresentationChange
 from shoal.importance.skipping import SkipLosses
+from shoal.importance.streamed import StreamSettings, stream_evidence
 from shoal.importance.weights import magnitudes
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "GraftSettings",
     "RepresentationChange",
     "SkipLosses",
+    "StreamSettings",
     "collect_evidence",
     "graft_scores",
     "magnitudes",
+    "stream_evidence",
 ]

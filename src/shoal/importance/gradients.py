@@ -9,7 +9,7 @@ Shapes: L = units, B = batch, N = samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import numpy as np
@@ -101,9 +101,15 @@ class GradientScores:
         terms = (-saved + saved.square() / 2, norms, saved, saved.abs())
         self._sums[:, unit.index] += [float(term.sum()) for term in terms]
 
-    def weigh(self, model: nn.Module, unit: Unit) -> None:
-        """Take what the gradients say that the unit's parameters have collected over all batches."""
-        self._weights[:, unit.index] = _norm(model, unit), taylor_sum(model, unit)
+    def weigh(self, unit: Unit, parameters: Iterable[nn.Parameter]) -> None:
+        """Take what the gradients say that parameters of a unit have collected over all batches.
+
+        Args:
+            unit: The unit.
+            parameters: Some of its parameters, or all; each is to be taken once.
+        """
+        parameters = list(parameters)
+        self._weights[:, unit.index] += _squares(parameters), taylor_sum(parameters)
 
     def scores(self, model: nn.Module) -> dict[str, NDArray[np.float64]]:
         """Return the scores by name, each `(L,)`, while all parameters have their gradients.
@@ -111,7 +117,7 @@ class GradientScores:
         The scores are those of `summary`.
         """
         for unit in self.chain:
-            self.weigh(model, unit)
+            self.weigh(unit, parameters_of(model, unit))
         return self.summary()
 
     def summary(self) -> dict[str, NDArray[np.float64]]:
@@ -128,7 +134,8 @@ class GradientScores:
         """
         drop, outputs, saving, absolute = self._sums / self.samples
         sizes = np.array([max(unit.params, 1) for unit in self.chain])
-        gradnorm, taylor = self._weights / self.samples
+        squares, taylor = self._weights
+        gradnorm = np.sqrt(squares) / self.samples
         return {
             "drop_estimate": drop,
             "output_gradnorm": outputs,
@@ -136,7 +143,7 @@ class GradientScores:
             "mean_abs_saving": absolute,
             "gradnorm": gradnorm,
             "gradnorm_scaled": gradnorm / np.sqrt(sizes),
-            "taylor": taylor,
+            "taylor": taylor / self.samples,
         }
 
 
@@ -150,8 +157,6 @@ def _wide(tensor: Tensor) -> torch.dtype:
     return torch.promote_types(tensor.dtype, torch.float32)
 
 
-def _norm(model: nn.Module, unit: Unit) -> float:
-    gradients = (p.grad for p in parameters_of(model, unit) if p.grad is not None)
-    return math.sqrt(
-        math.fsum(float(part.double().square().sum()) for gradient in gradients for part in parts(gradient))
-    )
+def _squares(parameters: Iterable[nn.Parameter]) -> float:
+    gradients = (parameter.grad for parameter in parameters if parameter.grad is not None)
+    return math.fsum(float(part.double().square().sum()) for each in gradients for part in parts(each))

@@ -8,6 +8,7 @@ Shapes: L = units.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from shoal.units import Chain, Unit
 
 __all__ = ["magnitude", "magnitudes", "parameters_of", "parts", "taylor_sum"]
 
-_RUN = 2**20
+_RUN = 2**18
 
 
 def parameters_of(model: nn.Module, unit: Unit) -> list[nn.Parameter]:
@@ -47,16 +48,15 @@ def magnitude(model: nn.Module, unit: Unit) -> float:
     return math.fsum(_size(parameter) for parameter in parameters_of(model, unit))
 
 
-def taylor_sum(model: nn.Module, unit: Unit) -> float:
-    """Return the sum of |gradient · weight| over the parameters of one unit.
+def taylor_sum(parameters: Sequence[nn.Parameter]) -> float:
+    """Return the sum of |gradient · weight| over parameters, such as those of a unit.
 
     The gradients are those that autograd has summed over all batches, so that the absolute value is
-    taken last. Parameters that no gradient reached count nothing. NaN for a unit of weights that
-    have none to collect, such as integers.
+    taken last. Parameters that no gradient reached count nothing. NaN if there are weights that have
+    none to collect, such as integers.
 
     Reference: Kim et al., 2024, https://arxiv.org/abs/2402.02834.
     """
-    parameters = parameters_of(model, unit)
     if not all(parameter.is_floating_point() for parameter in parameters):
         return math.nan
     products = (

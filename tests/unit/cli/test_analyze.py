@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from networks import llama
+from shoal.architectures import references
 from shoal.reports import figures
 from shoal.segmentation import penalised
 from shoal.units import Segment
@@ -159,3 +161,68 @@ def test_bad_data_is_one_clear_error(shoal, files, typed, message):
     assert outcome.code == 2
     assert message in outcome.err
     assert files() == before
+
+
+TEXT = """
+import torch
+
+
+def batches():
+    generator = torch.Generator().manual_seed(1)
+    return [{"input_ids": torch.randint(0, 64, (3, 9), generator=generator)} for _ in range(2)]
+"""
+
+
+@pytest.fixture
+def llama_folder(place):
+    """The folder of a tiny Llama in several files, beside text for it."""
+    model, _ = llama()
+    model.save_pretrained(place / "llama", max_shard_size="20KB")
+    (place / "text.py").write_text(TEXT)
+    return place / "llama"
+
+
+@pytest.mark.parametrize("more", ["", " --offload-above 0 --offload-dir files"])
+def test_a_folder_read_layer_by_layer_gives_the_same_evidence(shoal, place, llama_folder, more, monkeypatch):
+    (place / "files").mkdir()
+    whole = shoal("analyze llama --data text.py:batches --device cpu --json").json
+    monkeypatch.setattr(references, "load_model", lambda *_, **__: pytest.fail("the model was loaded"))
+    outcome = shoal(f"analyze llama --data text.py:batches --device cpu --stream --json{more}")
+    assert outcome.code == 0
+    for name in ("similarity", "angular_distance", "importance"):
+        assert flat(outcome.json.pop(name)) == pytest.approx(flat(whole.pop(name)), rel=1e-4, abs=1e-6)
+    assert outcome.json["units"] == whole["units"]
+    assert outcome.json["data"] == pytest.approx(whole["data"])
+    assert not list((place / "files").iterdir())
+
+
+def flat(values):
+    if isinstance(values, dict):
+        values = list(values.values())
+    return (
+        [number for each in values for number in flat(each)] if isinstance(values, list) else [values or 0.0]
+    )
+
+
+def test_a_plan_of_other_units_is_refused_before_layers_are_read(shoal, llama_folder, place):
+    shoal("plan net.py:make --data net.py:batches --remove 1 -o plan.json")
+    outcome = shoal("analyze llama --data text.py:batches --stream --figures out --plan plan.json")
+    assert outcome.code == 2
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("analyze llama --data text.py:batches --offload-above 1", "without --stream"),
+        ("analyze llama --data text.py:batches --offload-dir .", "without --stream"),
+        ("analyze llama --data text.py:batches --stream --offload-above -1", "from 0 upwards"),
+        ("analyze llama --data text.py:batches --stream --offload-dir none", "no such folder"),
+        ("analyze llama --data text.py:batches --stream --granularity sublayer", "not one whole module"),
+        ("analyze net.py:make --data net.py:batches --stream", "it is no local folder"),
+        ("analyze . --data text.py:batches --stream", "neither model.safetensors nor"),
+    ],
+)
+def test_what_cannot_be_read_layer_by_layer_is_a_wrong_request(shoal, llama_folder, typed, message):
+    outcome = shoal(typed)
+    assert outcome.code == 2
+    assert message in outcome.err

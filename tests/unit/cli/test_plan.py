@@ -2,7 +2,8 @@ import json
 
 import pytest
 
-from shoal import Plan
+import networks
+from shoal import Plan, analyze
 from shoal.cli.plan import parse_units
 from shoal.errors import ConfigError
 
@@ -65,6 +66,62 @@ def test_evidence_is_used_again(shoal):
     outcome = shoal(f"{METHOD} --budget units=3 --evidence evidence.json")
     assert outcome.code == 0
     assert "drop_estimate" in outcome.out
+
+
+@pytest.fixture
+def llama(place, monkeypatch):
+    """A folder of a tiny Llama that cannot be loaded."""
+    pytest.importorskip("transformers")
+    from shoal import save
+
+    save(networks.llama()[0], place / "llama")
+    monkeypatch.setattr("shoal.architectures.pretrained.read_pretrained", None)
+
+
+def test_a_plan_by_hand_of_a_folder_reads_its_config_alone(shoal, llama):
+    outcome = shoal("plan llama --remove 1:3 --json")
+    assert outcome.code == 0
+    assert outcome.json["predicted"]["units"] == 2
+    assert [unit["removable"] for unit in shoal("units llama --json").json["units"]] == [True] * 4
+
+
+def test_a_cut_that_no_config_can_say_is_refused_when_it_is_planned(shoal, llama):
+    outcome = shoal("plan llama --remove 0:4 -o plan.json")
+    assert outcome.code == 2
+    assert "at least one of its 4 layers has to stay" in outcome.err
+    assert "The nearest cut that works removes [0, 1, 2] of model.layers" in outcome.err
+
+
+METHODS = ["angular", "block_influence", "last", "magnitude", "random", "taylor", "uniform"]
+
+
+@pytest.fixture
+def evidence(place):
+    """What a pass over the tiny Llama's data says."""
+    model, example = networks.llama()
+    found = analyze(model, [example], example=example)
+    (place / "evidence.json").write_text(json.dumps(found.as_json()))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_evidence_is_all_that_some_methods_need(shoal, llama, evidence, method):
+    first = " --set protect_first=0" if method in ("magnitude", "taylor") else ""
+    outcome = shoal(f"plan llama --evidence evidence.json --method {method} --budget units=3 --json{first}")
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.json["steps"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("--method best --budget units=3", "it runs the network on data too"),
+        ("--method angular --budget latency=0.5", "latency is measured"),
+    ],
+)
+def test_what_evidence_does_not_say_is_refused(shoal, llama, evidence, typed, message):
+    outcome = shoal(f"plan llama --evidence evidence.json {typed}")
+    assert outcome.code == 2
+    assert message in outcome.err
 
 
 def test_evidence_of_another_model_is_refused(shoal):

@@ -41,14 +41,14 @@ def test_the_absolute_value_is_taken_of_every_weight(net, make_chain):
         for parameter in layer.parameters():
             parameter.data.fill_(-2.0)
             parameter.grad = torch.full_like(parameter, 0.5 * number)
-    assert [taylor_sum(net, unit) for unit in make_chain([9] * 4)] == [0, 9, 18, 27]
+    assert [taylor_sum(parameters_of(net, unit)) for unit in make_chain([9] * 4)] == [0, 9, 18, 27]
     assert magnitudes(net, make_chain([9] * 4)).tolist() == [18] * 4
 
 
 def test_parameters_without_a_gradient_count_nothing_and_integers_have_no_score(net, make_chain):
     net["layers"][0].weight.grad = torch.ones(3, 2)
     net["layers"][2] = nn.ParameterList([nn.Parameter(torch.ones(3, dtype=torch.int8), requires_grad=False)])
-    found = [taylor_sum(net, unit) for unit in make_chain([9] * 4)]
+    found = [taylor_sum(parameters_of(net, unit)) for unit in make_chain([9] * 4)]
     assert found[0] == pytest.approx(net["layers"][0].weight.abs().sum().item())
     assert found[1] == found[3] == 0
     assert math.isnan(found[2])
@@ -61,4 +61,4 @@ def test_products_of_halves_do_not_vanish(net, make_chain, dtype):
     for layer in net["layers"]:
         layer.weight.data.fill_(1e-4)
         layer.weight.grad = torch.full_like(layer.weight, 1e-4)
-    assert taylor_sum(net, make_chain([9] * 4)[0]) == pytest.approx(6e-8, rel=0.02)
+    assert taylor_sum(list(net["layers"][0].parameters())) == pytest.approx(6e-8, rel=0.02)
