@@ -34,14 +34,27 @@ SHOAL = [sys.executable, "-m", "shoal"]
 
 def run(command: list[str]) -> tuple[float, int]:
     """Return the seconds that a command takes and the bytes that it holds at most."""
-    start = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    told = process.stderr.read() if process.stderr else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    seconds = time.perf_counter() - start
-    if status:
-        raise SystemExit(f"{' '.join(command[:4])} failed: {told}")
-    return seconds, usage.ru_maxrss * 1024
+    start, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as told:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=told)
+        # What the system says afterwards includes the memory of the process that started the command.
+        while process.poll() is None:
+            peak = max(peak, held(process.pid))
+            time.sleep(0.01)
+        seconds = time.perf_counter() - start
+        if process.returncode:
+            told.seek(0)
+            raise SystemExit(f"{' '.join(command[:4])} failed: {told.read()}")
+    return seconds, peak
+
+
+def held(pid: int) -> int:
+    """Return the bytes that a process has held at most so far; 0 when it is gone."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
 
 
 def quarter(folder: Path) -> Path:
