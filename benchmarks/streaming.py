@@ -52,8 +52,8 @@ def parse() -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--gigabytes", type=float, default=4.2)
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--length", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--batch-size", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", type=float, default=2.0, help="gigabytes of activations in memory")

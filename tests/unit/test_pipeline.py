@@ -10,7 +10,7 @@ from torch import nn
 
 import shoal
 from shoal.errors import BudgetError, ConfigError, DataError, UnitError, UnknownArchitectureError
-from shoal.importance import EvidenceSettings
+from shoal.importance import EvidenceSettings, StreamSettings
 from shoal.journal import Journal
 from shoal.measurement import LatencySettings, measure_latency, unit_latency
 from shoal.methods.sglp import SGLPSettings
@@ -185,3 +185,17 @@ def test_batches_that_cannot_be_used_are_refused(small_resnet, batches):
 def test_a_network_without_units_is_refused(images):
     with pytest.raises((UnitError, UnknownArchitectureError)):
         shoal.make_plan(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), images, budget="units=1")
+
+
+def test_a_folder_is_analysed_without_being_loaded(small_llama, text, tmp_path):
+    small_llama.save_pretrained(tmp_path)
+    wanted = shoal.analyze(small_llama, text)
+    for folder in (tmp_path, str(tmp_path)):
+        found = shoal.analyze(folder, text, stream=StreamSettings(memory=0))
+        np.testing.assert_allclose(found.importance["taylor"], wanted.importance["taylor"], rtol=1e-4)
+        np.testing.assert_allclose(found.similarity, wanted.similarity, rtol=1e-4)
+
+
+def test_a_loaded_network_is_not_streamed(small_llama, text):
+    with pytest.raises(ConfigError, match="this network is loaded"):
+        shoal.analyze(small_llama, text, stream=StreamSettings())

@@ -1,6 +1,7 @@
 """What the units of a network put out while it runs. Hooks live only inside a `with`."""
 
 from shoal.activations.boundaries import Boundaries, watching
+from shoal.activations.heap import lean_heap, trim_heap
 from shoal.activations.replay import Replay, sharing_order
 from shoal.activations.rows import Rows, flattened, lies_channels_last, rows_of
 from shoal.activations.store import ActivationStore, activation_store
@@ -15,8 +16,10 @@ __all__ = [
     "UnitStream",
     "activation_store",
     "flattened",
+    "lean_heap",
     "lies_channels_last",
     "rows_of",
     "sharing_order",
+    "trim_heap",
     "watching",
 ]

@@ -193,7 +193,7 @@ class UnitStream:
             ]
             for tensor, gradient in pairs:
                 if tensor is run.left:
-                    seen(unit, before, after, gradient)
+                    seen(unit, before.to(gradient.device), after.to(gradient.device), gradient)
             if pairs:
                 made, given = map(list, zip(*pairs, strict=True))
                 torch.autograd.backward(made, given)

@@ -54,8 +54,14 @@ def _words(model: nn.Module, config: Any) -> Tensor | None:
         config = config.get_text_config()
     if not hasattr(config, "vocab_size"):
         return None
-    return torch.arange(_TOKENS, device=device_of(model)).remainder(config.vocab_size)[None]
+    return torch.arange(_TOKENS, device=_device(model)).remainder(config.vocab_size)[None]
 
 
 def _silence(model: nn.Module, *shape: int) -> Tensor:
-    return torch.zeros(1, *shape, device=device_of(model), dtype=next(model.parameters()).dtype)
+    return torch.zeros(1, *shape, device=_device(model), dtype=next(model.parameters()).dtype)
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the model takes its inputs; a network without weights is run on the CPU."""
+    device = device_of(model)
+    return torch.device("cpu") if device.type == "meta" else device

@@ -5,10 +5,8 @@ What is in no layer (embeddings, the last norm, the head) is read once and stays
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,7 +22,7 @@ from shoal.architectures.trials import FAILURES
 from shoal.errors import ConfigError, MissingExtraError
 from shoal.units import Chain, Unit
 
-__all__ = ["LayerwiseModel", "give_back_memory"]
+__all__ = ["LayerwiseModel"]
 
 _INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -196,7 +194,6 @@ class LayerwiseModel:
                     if parameter is not None and f"{name}.{own}" not in self._resident:
                         empty = torch.empty_like(parameter, device="meta")
                         module._parameters[own] = nn.Parameter(empty, requires_grad=False)
-        give_back_memory()
 
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.model.named_parameters(remove_duplicate=False)
@@ -273,14 +270,6 @@ def _stated(config: Any) -> torch.dtype | None:
 
 def _first_dtype(headers: Mapping[str, Tensor]) -> torch.dtype:
     return next((t.dtype for t in headers.values() if t.is_floating_point()), torch.float32)
-
-
-def give_back_memory() -> None:
-    """Give freed memory back to the system, where the C library would keep it for later (glibc)."""
-    if sys.platform == "linux":
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
 
 
 def _names(model: nn.Module) -> dict[int, list[str]]:

@@ -87,15 +87,13 @@ def open_structure(options: ModelOptions, samples: ExampleOptions) -> tuple[nn.M
     Raises:
         ConfigError: As `open_model` and `open_example`.
     """
-    from shoal.architectures.weightless import lent_weights
     from shoal.surgery import build_skeleton, is_checkpoint
 
     folder = Path(options.model).expanduser()
     if samples.data is None and not options.trust_remote_code and is_checkpoint(folder):
         model = build_skeleton(folder)
         _check_no_settings(samples)
-        with lent_weights(model):
-            return model, example_of(None, model, samples.example_batch)
+        return model, example_of(None, model, samples.example_batch)
     loaded = open_model(options)
     return loaded.model, open_example(samples, loaded)
 

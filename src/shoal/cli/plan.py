@@ -138,18 +138,19 @@ def _by_hand(options: Options) -> tuple[Plan, None]:
 
 
 def _check_evidence_suffices(options: Options, budget: Budget) -> None:
-    from shoal.methods import get, names
+    from shoal.methods import get, names, settings_for
 
     if budget.quantity == "latency":
         raise ConfigError(
             f"asked for {budget} without --data: latency is measured, and that takes the network. Give "
             "--data, or a budget of units, params or macs."
         )
-    if not get(options.method).weightless:
-        able = ", ".join(name for name in names() if get(name).weightless)
+    if not get(options.method).by_evidence(method_settings(options, seed=options.seed)):
+        able = [name for name in names() if get(name).by_evidence(settings_for(get(name), None, None))]
         raise ConfigError(
-            f"asked for a plan by {options.method} with --evidence and without --data: it runs the network "
-            f"on data too. Give --data; or a method that needs evidence alone: {able}."
+            f"asked for a plan by {options.method} with --evidence and without --data: so set, it runs the "
+            f"network on data too. Give --data; or a method that needs evidence alone: {', '.join(able)}, or "
+            "sglp --set importance=drop_estimate."
         )
 
 

@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from shoal.activations import StreamedBatch, UnitStream, activation_store
+from shoal.activations import StreamedBatch, UnitStream, activation_store, lean_heap, trim_heap
 from shoal.architectures import find_units
-from shoal.architectures.layerwise import LayerwiseModel, give_back_memory
-from shoal.calling import Batch, Inputs, check_batches, evaluating, split_batch
+from shoal.architectures.layerwise import LayerwiseModel
+from shoal.calling import Batch, Inputs, check_batches, evaluating, split_batch, to_device
 from shoal.errors import ConfigError
 from shoal.importance.evidence import EvidenceSettings, EvidenceSums
 from shoal.importance.weights import magnitude, parameters_of
@@ -86,11 +86,12 @@ def stream_evidence(
     settings, stream = settings or EvidenceSettings(), stream or StreamSettings()
     with ExitStack() as stack:
         _check_alone(stack.enter_context(together()))
+        stack.enter_context(lean_heap())
         source = source if isinstance(source, LayerwiseModel) else LayerwiseModel(Path(source))
         pairs = [split_batch(batch) for batch in check_batches(batches)]
         # To be run leaves traces on some networks, which those with weights must not bear.
         chain = find_units(deepcopy(source.model), example, granularity=granularity)
-        give_back_memory()
+        trim_heap()
         store = stack.enter_context(activation_store(stream.memory * 1e9, stream.folder))
         source.hold(chain)
         stack.enter_context(evaluating(source.model))
@@ -115,10 +116,9 @@ class _Streamed:
         batches = self.stream.forward([inputs for inputs, _ in pairs], self.source.filled, self._measure)
         for number, batch in enumerate(track(batches, "comparing the layers")):
             self.sums.add_states(number, batch.inputs, batch.points())
-            give_back_memory()
             if self.sums.wants_loss(batch.inputs, pairs[number][1]):
                 self._differentiate(number, batch, pairs[number][1])
-            give_back_memory()
+            trim_heap()
         importance = {"magnitude": self._magnitudes}
         if self.sums.scores.samples:
             if not self.source.shared:
@@ -133,11 +133,11 @@ class _Streamed:
 
     def _measure(self, unit: Unit) -> None:
         self._magnitudes[unit.index] = magnitude(self.source.model, unit)
+        trim_heap()
 
     def _differentiate(self, number: int, batch: StreamedBatch, labels: Any) -> None:
-        losses = self.stream.finish(
-            batch, lambda outputs: self.sums.losses(number, outputs, batch.inputs, labels)
-        )
+        inputs, labels = to_device((batch.inputs, labels), self.source.device)
+        losses = self.stream.finish(batch, lambda outputs: self.sums.losses(number, outputs, inputs, labels))
         if losses is not None:
             self.sums.scores.count(losses)
 
@@ -146,3 +146,4 @@ class _Streamed:
         several = {id(parameter) for parameter in self.source.shared}
         own = parameters_of(self.source.model, unit)
         self.sums.scores.weigh(unit, [each for each in own if (id(each) in several) == shared])
+        trim_heap()

@@ -30,7 +30,8 @@ class Method:
         choose: From a request and settings to a plan.
         draws: Whether it draws at random, so that another seed may choose otherwise.
         control: Whether it is there for others to be compared with.
-        weightless: Whether evidence is all that it needs: the network is not run for it.
+        by_evidence: Whether, with given settings, default evidence and what a config says are all that
+            it needs: the network is not run for it, budgets of latency aside.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Method:
     choose: Callable[[Request, Any], Plan]
     draws: bool = False
     control: bool = False
-    weightless: bool = False
+    by_evidence: Callable[[Any], bool] = lambda settings: False
 
 
 _FILES = (

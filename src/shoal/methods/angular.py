@@ -98,5 +98,5 @@ METHOD = Method(
     settings=AngularSettings,
     presets={"default": AngularSettings(), "paper": AngularSettings(windows="one")},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
 )

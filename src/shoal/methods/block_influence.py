@@ -57,5 +57,5 @@ METHOD = Method(
     settings=BlockInfluenceSettings,
     presets={"default": BlockInfluenceSettings(), "paper": BlockInfluenceSettings()},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
 )

@@ -48,6 +48,6 @@ METHOD = Method(
     settings=LastSettings,
     presets={"default": LastSettings(), "paper": LastSettings(keep_final=False)},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
     control=True,
 )

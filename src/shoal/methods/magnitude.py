@@ -57,5 +57,5 @@ METHOD = Method(
     settings=MagnitudeSettings,
     presets={"default": MagnitudeSettings(), "paper": MagnitudeSettings(protect_first=4, protect_last=2)},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
 )

@@ -55,7 +55,7 @@ METHOD = Method(
     settings=RandomSettings,
     presets={"default": RandomSettings(), "paper": RandomSettings()},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
     draws=True,
     control=True,
 )

@@ -292,10 +292,16 @@ def _plan(request: Request, settings: SGLPSettings, removed: Removed, predicted:
     return request.plan(removed, method="sglp", settings=asdict(settings), predicted=predicted)
 
 
+def _goes_by_evidence(settings: SGLPSettings) -> bool:
+    measured = settings.importance in ("skip_loss", "graft")
+    return not measured and settings.similarity == SimilaritySettings()
+
+
 METHOD = Method(
     name="sglp",
     help="segments of like units by Fisher optimal segmentation, then what to remove inside them",
     settings=SGLPSettings,
     presets={"default": SGLPSettings(), "paper": PAPER},
     choose=choose,
+    by_evidence=_goes_by_evidence,
 )

@@ -59,5 +59,5 @@ METHOD = Method(
     settings=TaylorSettings,
     presets={"default": TaylorSettings(), "paper": TaylorSettings(protect_first=4, protect_last=2)},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
 )

@@ -37,6 +37,6 @@ METHOD = Method(
     settings=UniformSettings,
     presets={"default": UniformSettings(), "paper": UniformSettings()},
     choose=choose,
-    weightless=True,
+    by_evidence=lambda settings: True,
     control=True,
 )
