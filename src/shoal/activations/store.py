@@ -34,10 +34,10 @@ class ActivationStore:
 
     def __init__(self, folder: Path, memory: float) -> None:
         self.folder, self.memory = folder, memory
-        self.most = 0
-        """The most bytes that were kept at once."""
+        self.kept = self.most = 0
+        """Bytes kept now, and the most at once."""
         self._sizes: dict[int, int] = {}
-        self._kept = self._files = 0
+        self._files = 0
         self._block, self._used = torch.empty(0, dtype=torch.uint8), 0
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -54,8 +54,8 @@ class ActivationStore:
         strides = torch.empty_like(tensor, device="meta").stride()
         kept = place.as_strided(tensor.shape, strides, place.storage_offset()).copy_(tensor.detach())
         self._used += -(-size // _STEP) * _STEP
-        self._kept += size
-        self.most = max(self.most, self._kept)
+        self.kept += size
+        self.most = max(self.most, self.kept)
         self._sizes[id(kept)] = size
         return kept
 
@@ -68,10 +68,10 @@ class ActivationStore:
 
     def drop(self, tensor: Tensor) -> None:
         """Count a tensor no longer: whoever held it lets go of it."""
-        self._kept -= self._sizes.pop(id(tensor), 0)
+        self.kept -= self._sizes.pop(id(tensor), 0)
 
     def _new_block(self, size: int) -> Tensor:
-        if self._kept + size <= self.memory:
+        if self.kept + size <= self.memory:
             return torch.empty(size, dtype=torch.uint8)
         path = self.folder / str(self._files)
         self._files += 1

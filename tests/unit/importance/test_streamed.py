@@ -203,6 +203,7 @@ def test_hidden_states_and_gradients_take_no_more_than_the_states_and_one_more(f
     state = 3 * (3 * 9) * 32 * 4
     # What goes in, what comes out of four layers, and the gradient at the end.
     assert stores[0].most == (1 + 4 + 1) * state
+    assert stores[0].kept == 0
 
 
 def test_data_is_judged_as_for_the_whole_model(folder):
