@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from shoal.architectures.partial import PartialLoader
-from shoal.architectures.pretrained import _class, quiet, transformers_for
-from shoal.architectures.references import _dtype
+from shoal.architectures.pretrained import quiet, stock_class, transformers_for
+from shoal.architectures.references import dtype_named
 from shoal.architectures.trials import FAILURES
 from shoal.errors import ConfigError, MissingExtraError
 from shoal.units import Chain, Unit
@@ -60,7 +60,7 @@ class LayerwiseModel:
         self._files = _files(folder)
         headers = _headers(self._files)
         config = _config(folder, trust_remote_code=trust_remote_code)
-        self.dtype = _dtype(dtype) or _stated(config) or _first_dtype(headers)
+        self.dtype = dtype_named(dtype) or _stated(config) or _first_dtype(headers)
         self.model = self._built(config, trust_remote_code=trust_remote_code)
         self._loader, self._missing = self._checked(headers)
         self._resident: set[str] = set()
@@ -76,7 +76,7 @@ class LayerwiseModel:
             raise MissingExtraError(
                 "accelerate", extra="hf", purpose="to build a model without its weights"
             ) from error
-        kind = _class(transformers, config, self.folder, gguf=None, trust_remote_code=trust_remote_code)
+        kind = stock_class(transformers, config, self.folder, gguf=None, trust_remote_code=trust_remote_code)
         empty = accelerate.init_empty_weights(include_buffers=False)
         try:
             with quiet(), torch.random.fork_rng(devices=[]), self.device, empty:

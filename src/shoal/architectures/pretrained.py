@@ -29,6 +29,8 @@ __all__ = [
     "quiet",
     "read_pretrained",
     "read_tokenizer",
+    "stock_class",
+    "transformers_for",
     "write_pretrained",
 ]
 
@@ -164,7 +166,7 @@ def read_pretrained(
         more["gguf_file"] = gguf
     with quiet():
         config = transformers.AutoConfig.from_pretrained(reference, **more)
-        chosen = _class(transformers, config, reference, gguf=gguf, trust_remote_code=trust_remote_code)
+        chosen = stock_class(transformers, config, reference, gguf=gguf, trust_remote_code=trust_remote_code)
         model, info = chosen.from_pretrained(
             reference, dtype="auto" if dtype is None else dtype, output_loading_info=True, **more
         )
@@ -172,9 +174,21 @@ def read_pretrained(
     return Pretrained(model=model, faults={name: sorted(map(str, info.get(name) or [])) for name in names})
 
 
-def _class(
+def stock_class(
     transformers: Any, config: Any, reference: str | Path, *, gguf: str | None, trust_remote_code: bool
 ) -> Any:
+    """Return the class of transformers that loads a model.
+
+    Args:
+        transformers: The package.
+        config: The model's config.
+        reference: What the user named, for messages.
+        gguf: Name of a GGUF file in the folder.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Raises:
+        ConfigError: If transformers has no class of the name that the config says.
+    """
     remote = getattr(config, "auto_map", None) or {}
     if trust_remote_code and remote:
         for name in (*_PREFERRED, *remote):

@@ -19,7 +19,7 @@ from shoal.architectures.libraries import model_from_library
 from shoal.architectures.pretrained import find_gguf, read_pretrained, read_tokenizer
 from shoal.errors import ConfigError, ShoalWarning
 
-__all__ = ["LoadedModel", "load_model", "rebuild"]
+__all__ = ["LoadedModel", "dtype_named", "load_model", "rebuild"]
 
 FORMS = (
     "a local Hugging Face folder or an id on its hub; a folder that shoal wrote; timm:NAME; "
@@ -71,7 +71,7 @@ def load_model(
         ConfigError: If there is no such model, or it cannot be read; the forms that work are named.
         MissingExtraError: If the library that it comes from is not installed.
     """
-    wanted = _dtype(dtype)
+    wanted = dtype_named(dtype)
     source = _source(reference)
     if source["kind"] == "huggingface":
         model = _read(source, dtype=wanted, trust_remote_code=trust_remote_code)
@@ -210,7 +210,12 @@ def _build(source: Mapping[str, Any], *, weights: bool, trust_remote_code: bool)
     raise ConfigError(f"asked to build a model from the note {dict(source)!r}: this shoal does not know it.")
 
 
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+def dtype_named(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """Return the dtype of this name; None for None.
+
+    Raises:
+        ConfigError: If it is no floating-point dtype.
+    """
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype
     found = getattr(torch, dtype.removeprefix("torch."), None)
