@@ -1,5 +1,6 @@
 """Plan + model → new model; networks to folders and back; proof that a folder is right."""
 
+from shoal.architectures.shards import read_checkpoint
 from shoal.surgery.blueprint import Blueprint, draw_blueprint
 from shoal.surgery.checkpoint import save
 from shoal.surgery.checks import Check, Depth, Verification
@@ -10,7 +11,6 @@ from shoal.surgery.originals import check_format, format_of
 from shoal.surgery.publishing import save_verified
 from shoal.surgery.record import read_record
 from shoal.surgery.removal import apply, check_plan
-from shoal.surgery.shards import read_checkpoint
 from shoal.surgery.structure import build_skeleton
 from shoal.surgery.verification import record_verification, verify
 

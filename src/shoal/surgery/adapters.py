@@ -18,12 +18,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shoal.architectures.pretrained import copy_companions
+from shoal.architectures.untrusted import file_inside, read_json
 from shoal.errors import ConfigError, PlanError
 from shoal.plan import Plan
 from shoal.surgery.folders import check_target, written_whole
 from shoal.surgery.record import hashes, plain, versions, write_record
 from shoal.surgery.rekeying import Moves, refit_config
-from shoal.surgery.untrusted import file_inside, read_json
 
 __all__ = ["RekeyedAdapter", "rekey_adapter"]
 

@@ -15,15 +15,15 @@ from torch import nn
 
 from shoal.architectures.pretrained import COMPANIONS
 from shoal.architectures.refitting import plan_refit
+from shoal.architectures.shards import Checkpoint
+from shoal.architectures.untrusted import check_links
 from shoal.errors import SurgeryError, UnitError
 from shoal.plan import Plan
 from shoal.surgery.carrying import Load, Part, Piece, header_of
 from shoal.surgery.record import WEIGHTS
 from shoal.surgery.removal import apply
 from shoal.surgery.renaming import Shortened, find_prefix, renamed, shortened_lists, surviving_keys
-from shoal.surgery.shards import Checkpoint
 from shoal.surgery.structure import build_skeleton, left_unread, read_fields, stock_names
-from shoal.surgery.untrusted import check_links
 
 __all__ = ["Blueprint", "draw_blueprint"]
 

@@ -17,9 +17,9 @@ from typing import BinaryIO
 
 import numpy as np
 
+from shoal.architectures.shards import Entry, Shard
 from shoal.journal import Journal
 from shoal.surgery.hashing import CHUNK, Workers, changed, check_unchanged, cores, hash_file
-from shoal.surgery.shards import Entry, Shard
 
 __all__ = ["Load", "Part", "Piece", "carry", "header_of"]
 

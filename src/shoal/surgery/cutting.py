@@ -10,6 +10,7 @@ from typing import Any
 from shoal.architectures import example_for
 from shoal.architectures.functions import file_hash
 from shoal.architectures.pretrained import auto_class, copy_companions
+from shoal.architectures.shards import INDEX, read_checkpoint
 from shoal.errors import ConfigError, VerificationError
 from shoal.journal import fingerprint
 from shoal.plan import Plan
@@ -25,7 +26,6 @@ from shoal.surgery.probe import write_probe
 from shoal.surgery.proof import prove_cut
 from shoal.surgery.record import PROBE, WEIGHTS, plain, versions, write_record
 from shoal.surgery.removal import apply
-from shoal.surgery.shards import INDEX, read_checkpoint
 from shoal.surgery.storage import storage_fields, write_cut_config
 from shoal.surgery.structure import not_loaded, read_fields
 from shoal.surgery.verification import fits_in_memory, record_verification, verify

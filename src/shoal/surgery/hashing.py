@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
+from shoal.architectures.shards import Shard
 from shoal.errors import VerificationError
 from shoal.progress import task
-from shoal.surgery.shards import Shard
 
 __all__ = ["CHUNK", "SourceHashes", "Workers", "changed", "check_unchanged", "cores", "hash_file"]
 

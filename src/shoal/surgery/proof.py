@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.architectures.shards import Checkpoint, read_checkpoint
 from shoal.architectures.skeletons import difference_of
 from shoal.surgery.blueprint import Blueprint
 from shoal.surgery.checks import Check
 from shoal.surgery.renaming import renamed
-from shoal.surgery.shards import Checkpoint, read_checkpoint
 from shoal.surgery.structure import Gaps, build_skeleton, gaps
 
 __all__ = ["prove_cut"]

@@ -13,13 +13,13 @@ from torch import nn
 
 from shoal.architectures.partial import PartialLoader
 from shoal.architectures.pretrained import dtype_of, transformers_for
+from shoal.architectures.shards import Entry, read_checkpoint
 from shoal.architectures.skeletons import skeleton
 from shoal.architectures.stock import read_config
 from shoal.architectures.trials import FAILURES
+from shoal.architectures.untrusted import file_inside, read_json
 from shoal.errors import ConfigError, VerificationError
 from shoal.surgery.checks import Check
-from shoal.surgery.shards import Entry, read_checkpoint
-from shoal.surgery.untrusted import file_inside, read_json
 
 __all__ = ["Gaps", "build_skeleton", "check_structure", "gaps", "left_unread", "not_loaded", "read_fields"]
 

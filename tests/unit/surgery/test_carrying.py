@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from shoal.architectures.shards import read_shard
 from shoal.errors import VerificationError
 from shoal.journal import Journal
 from shoal.surgery import carrying
 from shoal.surgery.carrying import Load, Part, Piece, carry, header_of
-from shoal.surgery.shards import read_shard
 
 TENSORS = {
     "wide": torch.arange(60, dtype=torch.float32).reshape(5, 12),

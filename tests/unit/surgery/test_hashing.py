@@ -6,10 +6,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from shoal.architectures.shards import read_shard
 from shoal.errors import VerificationError
 from shoal.progress import reporting
 from shoal.surgery.hashing import SourceHashes, Workers, cores, hash_file
-from shoal.surgery.shards import read_shard
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from shoal.architectures.shards import read_checkpoint
 from shoal.errors import ConfigError, VerificationError
 from shoal.surgery import verify
-from shoal.surgery.shards import read_checkpoint
 from shoal.surgery.structure import build_skeleton, check_structure, gaps, read_fields, stock_names
 
 transformers = pytest.importorskip("transformers")

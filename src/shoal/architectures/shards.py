@@ -15,9 +15,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from shoal.architectures.untrusted import LARGEST, file_inside, parse_json, read_json
 from shoal.errors import VerificationError
 from shoal.surgery.record import WEIGHTS
-from shoal.surgery.untrusted import LARGEST, file_inside, parse_json, read_json
 
 __all__ = ["INDEX", "Checkpoint", "Entry", "Shard", "read_checkpoint", "read_shard"]
 

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
+from shoal.architectures.untrusted import check_links, file_inside, parse_json, read_json
 from shoal.errors import VerificationError
-from shoal.surgery.untrusted import check_links, file_inside, parse_json, read_json
 
 
 @pytest.fixture
@@ -87,6 +87,6 @@ def test_json_that_is_no_good_is_refused(text, message):
 def test_a_json_file_of_any_size_is_not_read(folder, monkeypatch):
     (folder / "x.json").write_text("[1, 2]")
     assert read_json(folder / "x.json") == [1, 2]
-    monkeypatch.setattr("shoal.surgery.untrusted.LARGEST", 5)
+    monkeypatch.setattr("shoal.architectures.untrusted.LARGEST", 5)
     with pytest.raises(VerificationError, match="6 bytes; at most 5"):
         read_json(folder / "x.json")

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from shoal.architectures.shards import INDEX, read_checkpoint, read_shard
 from shoal.errors import VerificationError
-from shoal.surgery.shards import INDEX, read_checkpoint, read_shard
 
 TENSORS = {"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.bfloat16), "none": torch.ones(0, 5)}
 
