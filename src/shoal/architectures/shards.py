@@ -17,12 +17,20 @@ from typing import Any
 
 from shoal.architectures.untrusted import LARGEST, file_inside, parse_json, read_json
 from shoal.errors import VerificationError
-from shoal.surgery.record import WEIGHTS
 
-__all__ = ["INDEX", "Checkpoint", "Entry", "Shard", "read_checkpoint", "read_shard"]
+__all__ = [
+    "INDEX",
+    "WEIGHTS",
+    "Checkpoint",
+    "Entry",
+    "Shard",
+    "read_checkpoint",
+    "read_shard",
+]
 
 # More than torch knows.
 _AXES = 100
+WEIGHTS = "model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from shoal.architectures.functions import file_hash
+from shoal.architectures.shards import WEIGHTS
 from shoal.errors import VerificationError
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
 
 VERSION = 1
 RECORD = "shoal.json"
-WEIGHTS = "model.safetensors"
 # Servers read every safetensors file at the top of a folder as weights: the probe lies below.
 PROBE = "shoal/probe.safetensors"
 
