@@ -22,7 +22,7 @@ from shoal.methods.timing import choose_on_time
 from shoal.plan import Plan
 from shoal.processes import together
 from shoal.result import CompressionResult, Evidence
-from shoal.surgery import apply, check_format, check_plan, check_target, save_verified
+from shoal.surgery import apply, check_equal, check_format, check_plan, check_target, save_verified
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 from shoal.units import Granularity
@@ -223,7 +223,10 @@ def compress(
     plan = choose_plan(request, method, preset=preset, settings=settings)
     if output is not None:
         check_format(model, output.format, plan.steps)
-    small = apply(model, plan) if request.shallower is None else request.shallower
+    small = request.shallower
+    if small is None:
+        small = apply(model, plan)
+        check_equal(model, plan, small, request.example)
     if heal is not None:
         small = heal_model(
             small,

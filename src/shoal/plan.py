@@ -277,11 +277,29 @@ def _check_steps(plan: Plan) -> None:
                 f"asked to read a plan that removes unit {step.index}, {step.unit!r}: of its {len(units)} "
                 f"units that one is {units.get(step.index)!r}. Make the plan anew."
             )
+        if step.unit.partition(":")[0] not in step.modules:
+            raise PlanError(
+                f"asked to read a plan that removes unit {step.index}, {step.unit!r}, by the modules "
+                f"{list(step.modules)}: they are not its own. Make the plan anew."
+            )
     if list(plan.removed) != sorted(set(plan.removed)):
         raise PlanError(
             f"asked to read a plan that removes the units {list(plan.removed)}: each is removed once, "
             "in forward order. Make the plan anew."
         )
+    _check_promise(plan)
+
+
+def _check_promise(plan: Plan) -> None:
+    """Check that what a plan says will remain is what its steps leave."""
+    sizes, gone = plan.model.unit_params, set(plan.removed)
+    left = {"units": len(sizes) - len(gone), "params": plan.model.params - sum(sizes[i] for i in gone)}
+    for name, count in left.items():
+        if plan.predicted.get(name, count) != count:
+            raise PlanError(
+                f"asked to read a plan that leaves {plan.predicted[name]:,} {name}: its steps leave "
+                f"{count:,}. Make the plan anew."
+            )
 
 
 def _moved(name: str, gone: Mapping[str, list[int]]) -> str:

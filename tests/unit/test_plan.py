@@ -181,3 +181,16 @@ def test_a_step_that_names_no_unit_of_the_plan_is_refused(plan, changes):
 def test_a_unit_that_is_removed_twice_is_refused(plan):
     with pytest.raises(PlanError, match=r"removes the units \[3, 3\]: each is removed once"):
         Plan.from_json(with_step(plan, **json.loads(plan.to_json())["steps"][1]))
+
+
+@pytest.mark.parametrize("name", ["units", "params"])
+def test_a_plan_that_promises_what_its_steps_do_not_leave_is_refused(plan, name):
+    fields = json.loads(plan.to_json())
+    fields["predicted"] = {"units": 1_000, "params": 1_000} | {name: 1}
+    with pytest.raises(PlanError, match="its steps leave"):
+        Plan.from_json(json.dumps(fields))
+
+
+def test_a_step_that_removes_the_modules_of_another_unit_is_refused(plan):
+    with pytest.raises(PlanError, match="they are not its own"):
+        Plan.from_json(with_step(plan, modules=["layers.9"]))

@@ -10,29 +10,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from shoal.architectures.periods import Interval, Periodic, Sparse
 from shoal.architectures.rules import (
     Cycle,
     First,
     Gone,
     Indices,
-    Interval,
     Last,
     Overrides,
-    Periodic,
     PerRoot,
     Repeats,
     Rule,
     Slice,
     Sources,
-    Sparse,
     Stages,
+    States,
 )
 from shoal.errors import ConfigError
 
 __all__ = [
+    "ABOUT_PARTS",
     "COUNTS",
     "FIELDS",
     "LAYER_AXES",
+    "MIDWAY",
     "NUMBERS",
     "POSITIONAL",
     "REFERENCES",
@@ -94,7 +95,7 @@ _HANDED_OUT = (
     "out_indices",
 )
 _FIRST = ("first_k_dense_replace", "max_window_layers", "num_dense_layers", "num_first_full_attention_layers")
-_LAST = ("num_kv_shared_layers", "num_last_full_attention_layers")
+_LAST = ("num_blocks", "num_kv_shared_layers", "num_last_full_attention_layers")
 _PREDICTING = ("num_mtp_layers", "num_nextn_predict_layers")
 
 FIELDS: dict[str, Rule] = {
@@ -116,6 +117,12 @@ FIELDS: dict[str, Rule] = {
     "expert_layer_period": Periodic("expert_layer_period", "expert_layer_offset"),
     "kv_source_layers": Sources("kv_source_layers"),
     "stage_names": Stages(),
+}
+
+# Fields of a config about the stack of a config inside it whose name has the word.
+ABOUT_PARTS: dict[str, tuple[str, Rule]] = {
+    "spatial_vision_layer": ("vision", States("spatial_vision_layer")),
+    "vision_feature_layer": ("vision", States("vision_feature_layer")),
 }
 
 # Fields that are governed by the rule of another, or describe no layer whatever their length.
@@ -155,6 +162,9 @@ REFERENCES = frozenset({"kv_shared_layer_index"})
 
 # Fields that, switched on, make what happens in a layer or beside it depend on its number.
 POSITIONAL = ("n_layers_per_attn_res_block", "rescale_every", "scale_attn_by_inverse_layer_idx")
+
+# Families in which the layer in the middle does more, by the number of layers.
+MIDWAY = frozenset({"granite_speech5_encoder", "granite_speech_encoder", "granite_speech_plus_encoder"})
 
 # Families whose layers hand out a state that the next token needs, and keep no place in a cache.
 STATEFUL = frozenset({"xlstm"})

@@ -6,7 +6,6 @@ What is in no layer (embeddings, the last norm, the head) is read once and stays
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,13 +17,14 @@ from torch import Tensor, nn
 from shoal.architectures.partial import PartialLoader
 from shoal.architectures.pretrained import quiet, stock_class, transformers_for
 from shoal.architectures.references import dtype_named
+from shoal.architectures.shards import INDEX, WEIGHTS, Checkpoint, read_checkpoint
+from shoal.architectures.skeletons import listed
 from shoal.architectures.trials import FAILURES
-from shoal.errors import ConfigError, MissingExtraError
+from shoal.architectures.untrusted import check_config_fields, file_inside, read_json
+from shoal.errors import ConfigError, MissingExtraError, VerificationError
 from shoal.units import Chain, Unit
 
 __all__ = ["LayerwiseModel"]
-
-_INDEX, _SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
 class LayerwiseModel:
@@ -44,7 +44,9 @@ class LayerwiseModel:
 
     Raises:
         MissingExtraError: If transformers or accelerate is not installed.
-        ConfigError: If the folder holds no safetensors, is quantized, or lacks weights.
+        ConfigError: If the folder holds no safetensors, is quantized, or lacks weights, or its config
+            cannot be read or would fetch code.
+        VerificationError: If a file of weights is missing, damaged or elsewhere.
     """
 
     def __init__(
@@ -57,8 +59,14 @@ class LayerwiseModel:
     ) -> None:
         self.folder = folder
         self.device = torch.device("cpu") if device is None else device
-        self._files = _files(folder)
-        headers = _headers(self._files)
+        if not any((folder / name).exists() for name in (WEIGHTS, INDEX)):
+            raise ConfigError(
+                f"asked to read {str(folder)!r} layer by layer: it holds neither {WEIGHTS} nor {INDEX}. "
+                "A Hugging Face folder with safetensors works."
+            )
+        checkpoint = read_checkpoint(folder)
+        self._files = {name: shard.path for shard in checkpoint.shards for name in shard.entries}
+        headers = _headers(checkpoint)
         config = _config(folder, trust_remote_code=trust_remote_code)
         self.dtype = dtype_named(dtype) or _stated(config) or _first_dtype(headers)
         self.model = self._built(config, trust_remote_code=trust_remote_code)
@@ -107,7 +115,7 @@ class LayerwiseModel:
                 "holds in another shape": sorted(faults.resized),
                 "holds in a form that cannot be converted": sorted(faults.failed),
             }
-            said = "; it ".join(f"{what} {_listed(names)}" for what, names in wrong.items() if names)
+            said = "; it ".join(f"{what} {listed(names)}" for what, names in wrong.items() if names)
             raise ConfigError(_unread(self.folder, f"for {type(self.model).__name__} it {said}"))
         return loader, faults.missing
 
@@ -203,56 +211,32 @@ class LayerwiseModel:
         wanted = set(names)
         empty = sorted(name for name, tensor in self._tensors() if name in wanted and tensor.is_meta)
         if empty:
-            raise ConfigError(_unread(self.folder, f"{_listed(empty)} got no weights"))
+            raise ConfigError(_unread(self.folder, f"{listed(empty)} got no weights"))
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """The file of every tensor, by the tensor's name."""
-    if (folder / _INDEX).is_file():
-        places = json.loads((folder / _INDEX).read_text(encoding="utf-8"))["weight_map"]
-    elif (folder / _SINGLE).is_file():
-        places = dict.fromkeys(_shapes(folder / _SINGLE), _SINGLE)
-    else:
-        raise ConfigError(
-            f"asked to read {str(folder)!r} layer by layer: it holds neither {_SINGLE} nor {_INDEX}. "
-            "A Hugging Face folder with safetensors works."
-        )
-    for name in set(places.values()):
-        if Path(name).name != name or not (folder / name).is_file():
-            raise ConfigError(_unread(folder, f"its index names the file {name!r}, which is not in it"))
-    return {key: folder / name for key, name in places.items()}
-
-
-def _headers(files: Mapping[str, Path]) -> dict[str, Tensor]:
+def _headers(checkpoint: Checkpoint) -> dict[str, Tensor]:
     """Every tensor's shape and dtype, as a tensor without numbers."""
-    found = {path: _shapes(path) for path in sorted(set(files.values()))}
-    lacking = [key for key, path in files.items() if key not in found[path]]
-    if lacking:
-        folder = files[lacking[0]].parent
-        raise ConfigError(_unread(folder, f"its index names {_listed(lacking)}, which its files do not hold"))
-    return {key: found[path][key] for key, path in files.items()}
-
-
-def _shapes(path: Path) -> dict[str, Tensor]:
-    safetensors: Any = importlib.import_module("safetensors")
     dtypes = importlib.import_module("safetensors.torch")._TYPES
+    found, name = {}, ""
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118
-            return {
-                key: torch.empty(part.get_shape(), dtype=dtypes[part.get_dtype()], device="meta")
-                for key, part in parts.items()
-            }
-    except (OSError, KeyError, safetensors.SafetensorError) as error:
-        raise ConfigError(_unread(path.parent, f"{path.name} is damaged ({error})")) from error
+        for name, entry in checkpoint.entries.items():
+            found[name] = torch.empty(entry.shape, dtype=dtypes[entry.dtype], device="meta")
+    except (KeyError, RuntimeError) as error:
+        entry = checkpoint.entries[name]
+        what = f"torch has no tensor {name!r} of {entry.dtype} {list(entry.shape)}"
+        raise ConfigError(_unread(checkpoint.folder, what)) from error
+    return found
 
 
 def _config(folder: Path, *, trust_remote_code: bool) -> Any:
     transformers = transformers_for("to read a model layer by layer")
     try:
+        check_config_fields(read_json(file_inside(folder, "config.json")), folder / "config.json")
         with quiet():
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    except (OSError, *FAILURES) as error:
+    except ConfigError:
+        raise
+    except (OSError, VerificationError, *FAILURES) as error:
         raise ConfigError(_unread(folder, f"its config cannot be read ({error})")) from error
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(_unread(folder, "its weights are quantized"))
@@ -278,7 +262,3 @@ def _names(model: nn.Module) -> dict[int, list[str]]:
     for name, parameter in model.named_parameters(remove_duplicate=False):
         found.setdefault(id(parameter), []).append(name)
     return found
-
-
-def _listed(names: list[str], most: int = 3) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 
 from shoal.architectures.huggingface import is_pretrained
+from shoal.architectures.untrusted import file_inside
 from shoal.errors import ConfigError, MissingExtraError
 
 __all__ = [
-    "COMPANIONS",
     "Pretrained",
     "auto_class",
+    "companions",
     "copy_companions",
     "dtype_of",
     "find_gguf",
@@ -34,24 +35,15 @@ __all__ = [
     "write_pretrained",
 ]
 
-COMPANIONS = (
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-    "merges.txt",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "sentencepiece.bpe.model",
-    "special_tokens_map.json",
-    "spiece.model",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "video_preprocessor_config.json",
-    "vocab.json",
-    "vocab.txt",
+# What a tokenizer, processor or generation needs is found by what it is not: weights, pickles, code.
+_OTHERS = (
+    *(".safetensors", ".bin", ".pt", ".pth", ".h5", ".msgpack", ".onnx", ".onnx_data", ".gguf", ".ckpt"),
+    *(".ot", ".tflite", ".pkl", ".pickle", ".index.json", ".py", ".pyc", ".so"),
 )
+# What describes the network as it was, or is written anew, or lists folders that are not copied.
+_OWN = ("config.json", "adapter_config.json", "params.json", "modules.json", "shoal.json", "readme.md")
+_TEMPLATES = "additional_chat_templates"
+_LARGEST = 100_000_000
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
 _PREFERRED = (
     "AutoModelForCausalLM",
@@ -276,17 +268,48 @@ def _shell(model: nn.Module) -> Any:
     return shell
 
 
+def companions(folder: Path) -> list[str]:
+    """Return the names of the files of a tokenizer, processor and generation that lie beside weights.
+
+    These are its regular files below 100 MB that are no weights, no code, no config and no card, and the
+    chat templates in a folder of their own.
+
+    Raises:
+        VerificationError: If one of them is a link that leads out of the folder, or nowhere.
+    """
+    names = [path.name for path in sorted(folder.iterdir()) if _is_companion(path)]
+    templates = folder / _TEMPLATES
+    if templates.is_symlink():
+        file_inside(folder, _TEMPLATES)
+    names += [f"{_TEMPLATES}/{path.name}" for path in sorted(templates.glob("*.jinja"))]
+    return [name for name in names if _companion(folder, name).stat().st_size < _LARGEST]
+
+
+def _is_companion(path: Path) -> bool:
+    name = path.name.lower()
+    if name.startswith(".") or name.endswith(_OTHERS) or name in _OWN or set(name) & set("\\:"):
+        return False
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def _companion(folder: Path, name: str) -> Path:
+    path = folder / name
+    return file_inside(path.parent, path.name)
+
+
 def copy_companions(source: Path, folder: Path) -> list[str]:
     """Copy the tokenizer, processor and generation files of one model folder into another.
 
     Returns:
         Names of the files that were copied; those that the other folder has already are left.
+
+    Raises:
+        VerificationError: As `companions`.
     """
-    copied = []
-    for name in COMPANIONS:
-        if (source / name).is_file() and not (folder / name).exists():
-            shutil.copyfile(source / name, folder / name)
-            copied.append(name)
+    copied = [name for name in companions(source) if not (folder / name).exists()]
+    for name in copied:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(_companion(source, name), folder / name)
     return copied
 
 

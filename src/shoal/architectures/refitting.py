@@ -18,7 +18,7 @@ from shoal.architectures.differences import (
     original_name,
     slice_layers,
 )
-from shoal.architectures.fields import FIELDS, POSITIONAL
+from shoal.architectures.fields import FIELDS, MIDWAY, POSITIONAL
 from shoal.architectures.nearest import nearest
 from shoal.architectures.rules import Inexpressible
 from shoal.architectures.skeletons import as_read, config_fields, is_config, refusals, skeleton
@@ -158,6 +158,8 @@ def _stack(model: Any, container: str) -> Stack | str:
             return str(reason)
         return f"no field of the config of a {named} model counts the layers in {container!r}"
     part = part_of(config, stack)
+    if getattr(part, "model_type", "") in MIDWAY:
+        return f"what the layer in the middle of a {part.model_type} does depends on the number of layers"
     for name in POSITIONAL:
         if value := vars(part).get(name):
             return f"with {name}={value} what a layer does depends on its number"

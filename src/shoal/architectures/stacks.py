@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from shoal.architectures.fields import COUNTS, FIELDS, UNATTENDING, undeclared
+from shoal.architectures.fields import ABOUT_PARTS, COUNTS, FIELDS, UNATTENDING, undeclared
 from shoal.architectures.rules import Inexpressible, Rule
 from shoal.architectures.skeletons import as_read, config_fields, configs_inside, refusals, skeleton
 
@@ -119,6 +119,7 @@ def cut_config(config: Any, kept: Mapping[Stack, Sequence[int]]) -> Any:
     try:
         for stack, numbers in kept.items():
             part = part_of(new, stack)
+            _follow_(new, stack, numbers)
             changes = _changes(part, stack, numbers)
             overrides = changes.pop("per_layer_config", None)
             if overrides is not None:
@@ -139,6 +140,16 @@ def cut_config(config: Any, kept: Mapping[Stack, Sequence[int]]) -> Any:
         if before and not after:
             raise Inexpressible("no layer with attention would be left, by which its cache knows its length")
     return new
+
+
+def _follow_(config: Any, stack: Stack, kept: Sequence[int]) -> None:
+    """Change what configs around the one of a stack say about it."""
+    for depth in range(len(stack.path)):
+        around = reduce(getattr, stack.path[:depth], config)
+        for word, rule in ABOUT_PARTS.values():
+            if word in stack.path[depth]:
+                for name, value in rule.cut(config_fields(around).get, stack.length, kept).items():
+                    _set(around, name, value)
 
 
 def _attends(part: Any) -> bool:

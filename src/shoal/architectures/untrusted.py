@@ -6,17 +6,21 @@ Nothing here opens what lies elsewhere, waits for a pipe, or lets a text exhaust
 from __future__ import annotations
 
 import json
+import re
 import stat
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from shoal.errors import VerificationError
+from shoal.errors import ConfigError, VerificationError
 
-__all__ = ["LARGEST", "check_links", "file_inside", "parse_json", "read_json"]
+__all__ = ["LARGEST", "check_config_fields", "file_inside", "parse_json", "read_json"]
 
 # What the official reader of safetensors takes as the largest header.
 LARGEST = 100_000_000
+# Fields that say by which code a network computes; a name with a slash is fetched from a hub.
+_KERNEL = re.compile(r"(attn|experts)_implementation(_internal)?$")
+# Fields that name other files than the folder's own.
+_FILES = ("transformers_weights", "configuration_files")
 
 
 def file_inside(folder: Path, name: str) -> Path:
@@ -41,8 +45,8 @@ def file_inside(folder: Path, name: str) -> Path:
     except (OSError, RuntimeError) as error:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else str(error)
         raise VerificationError(f"{asked}: {reason}. Fetch the folder again.") from error
-    cached = home.parent.name == "snapshots"
-    if path.parent != home and not (cached and path.parent == home.parent.parent / "blobs"):
+    blobs = [parent.parent / "blobs" for parent in home.parents[:2] if parent.name == "snapshots"]
+    if path.parent not in (home, *blobs):
         raise VerificationError(
             f"{asked}: the link leads to {str(path)!r}, outside of the folder. Put the file itself there."
         )
@@ -51,15 +55,43 @@ def file_inside(folder: Path, name: str) -> Path:
     return path
 
 
-def check_links(folder: Path, names: Iterable[str]) -> None:
-    """Check that no file of these names, where there is one, leads out of the folder.
+def check_config_fields(fields: Any, source: str | Path) -> None:
+    """Check that no field of a config, however deep inside, fetches code or leads to other files.
+
+    Args:
+        fields: What the config says: JSON.
+        source: Where it stands, for messages.
 
     Raises:
-        VerificationError: As `file_inside`.
+        ConfigError: If one does, or is a name for one that does.
+
+    Example:
+        >>> check_config_fields({"text_config": {"attn_implementation": "sdpa"}}, "here")
     """
-    for name in names:
-        if (folder / name).is_symlink() or (folder / name).exists():
-            file_inside(folder, name)
+    waiting = [fields]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            for name, inner in value.items():
+                _check_field(name, inner, source)
+        if isinstance(value, dict | list):
+            waiting += value.values() if isinstance(value, dict) else value
+
+
+def _check_field(name: str, value: Any, source: str | Path) -> None:
+    what = None
+    if _KERNEL.search(name) and not all(
+        each is None or (isinstance(each, str) and re.fullmatch(r"[\w|]+", each))
+        for each in (value.values() if isinstance(value, dict) else [value])
+    ):
+        told = value if isinstance(value, str) else type(value).__name__
+        what = f"its {name} {told[:80]!r} would fetch code from a hub, or is no name"
+    elif name in _FILES:
+        what = f"its {name} names other files than the folder's"
+    elif isinstance(value, str) and (_KERNEL.search(value) or value in _FILES):
+        what = f"its field {name[:80]!r} is another name for {value[:80]}"
+    if what is not None:
+        raise ConfigError(f"asked to read {source}: {what}. Remove that field.")
 
 
 def read_json(path: Path) -> Any:

@@ -49,15 +49,20 @@ def run(options: Options) -> None:
     """Remove what a plan says, save the result as an ordinary model, and verify it.
 
     Whole layers leave a local Hugging Face folder file by file: the network is not loaded, however large
-    it is. It is loaded for everything else, and where --data or --device ask for it to be run.
+    it is. It is loaded for everything else, and where --data or --device ask for it to be run. MODEL may be
+    the folder of a LoRA adapter of the network, whose layers follow those of the plan.
     The folder appears only when it has been checked; else the exit code is 1 and nothing is left.
     """
     if options.output is None and not options.dry_run:
         raise ConfigError("asked to apply a plan: say where to with --output, or only look with --dry-run.")
     from shoal.surgery import check_target
 
-    if options.output is not None and not options.dry_run:
+    if options.output is not None:
         check_target(options.output, overwrite=options.overwrite)
+    if options.dry_run and (given := _asked_of_files(options)):
+        raise ConfigError(
+            f"asked for {' and '.join(given)} with --dry-run: that is for what is written, and nothing is."
+        )
     plan, folder = read_plan(options.plan), Path(options.model).expanduser()
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").exists():
         _rekey_adapter(options, folder, plan)
@@ -136,7 +141,7 @@ def _rekey_adapter(options: Options, folder: Path, plan: Plan) -> None:
 def _cut_network(options: Options, plan: Plan) -> None:
     from shoal.measurement import measure_pair
     from shoal.reports import checks_table, comparison_table, plan_table
-    from shoal.surgery import apply, check_format, save_verified
+    from shoal.surgery import apply, check_equal, check_format, save_verified
 
     writes = options.output is not None and not options.dry_run
     loaded = open_model(options)
@@ -145,6 +150,7 @@ def _cut_network(options: Options, plan: Plan) -> None:
     if writes:
         check_format(loaded.model, options.format, plan.steps)
     small = apply(loaded.model, plan)
+    check_equal(loaded.model, plan, small, example)
     before, after = measure_pair(loaded.model, small, example)
     document = {"plan": json.loads(plan.to_json()), "before": before.as_json(), "after": after.as_json()}
     if not options.json:

@@ -36,11 +36,15 @@ def cut_files(
     """
     from shoal.reports import checks_table, plan_table
     from shoal.surgery import cut_folder, read_checkpoint, read_record
+    from shoal.surgery.folders import left_beside
 
     try:
         verification = cut_folder(folder, plan, output, overwrite=overwrite, resume=resume, depth=depth)
     except KeyboardInterrupt:
-        note("what was written is kept beside the output; --resume goes on with it")
+        for left in left_beside(output):
+            note(
+                f"what was written is kept in {left}; --resume goes on with it, a run without throws it away"
+            )
         raise
     record = read_record(output)
     before, after = (

@@ -87,10 +87,14 @@ def open_structure(options: ModelOptions, samples: ExampleOptions) -> tuple[nn.M
     Raises:
         ConfigError: As `open_model` and `open_example`.
     """
+    from shoal.architectures.references import dtype_named
     from shoal.surgery import build_skeleton, is_checkpoint
 
     folder = Path(options.model).expanduser()
     if samples.data is None and not options.trust_remote_code and is_checkpoint(folder):
+        # Neither matters here; what could not be had later is said now.
+        usable_device(options.device)
+        dtype_named(options.dtype)
         model = build_skeleton(folder)
         _check_no_settings(samples)
         return model, example_of(None, model, samples.example_batch)

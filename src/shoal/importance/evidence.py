@@ -107,7 +107,7 @@ def _check_held(model: nn.Module, chain: Chain) -> None:
             f"asked to score the units of {chain.model}: the weights of {len(names)} of {len(chain)} "
             f"({names[0]}, …) are not held in memory but offloaded, or were never loaded, and gradients "
             "need them there. Load the model without offloading, or score its folder layer by layer "
-            "(shoal analyze FOLDER)."
+            "(shoal analyze FOLDER --stream)."
         )
 
 

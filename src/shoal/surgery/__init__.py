@@ -5,6 +5,7 @@ from shoal.surgery.blueprint import Blueprint, draw_blueprint
 from shoal.surgery.checkpoint import save
 from shoal.surgery.checks import Check, Depth, Verification
 from shoal.surgery.cutting import cut_folder, is_checkpoint, why_in_memory
+from shoal.surgery.equality import check_equal
 from shoal.surgery.folders import check_target
 from shoal.surgery.loading import load
 from shoal.surgery.originals import check_format, format_of
@@ -21,6 +22,7 @@ __all__ = [
     "Verification",
     "apply",
     "build_skeleton",
+    "check_equal",
     "check_format",
     "check_plan",
     "check_target",

@@ -90,8 +90,8 @@ def rekey_adapter(
         save_file(kept, partial / WEIGHTS, metadata=metadata)
         (partial / CONFIG).write_text(json.dumps(changed, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         copy_companions(source, partial)
-        if (source / CARD).is_file():
-            shutil.copyfile(source / CARD, partial / CARD)
+        if (source / CARD).is_symlink() or (source / CARD).exists():
+            shutil.copyfile(file_inside(source, CARD), partial / CARD)
         fields = {
             "format": "adapter",
             "plan": json.loads(plan.to_json()),

@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from shoal.architectures.pretrained import COMPANIONS
+from shoal.architectures.pretrained import companions
 from shoal.architectures.refitting import plan_refit
 from shoal.architectures.shards import Checkpoint
-from shoal.architectures.untrusted import check_links
 from shoal.errors import SurgeryError, UnitError
 from shoal.plan import Plan
 from shoal.surgery.carrying import Load, Part, Piece, header_of
@@ -85,7 +84,8 @@ def draw_blueprint(checkpoint: Checkpoint, plan: Plan) -> Blueprint:
         PlanError, UnitError, SurgeryError: As `apply`.
     """
     folder = checkpoint.folder
-    check_links(folder, ["config.json", *COMPANIONS])
+    # Fails now and not after the weights are written.
+    companions(folder)
     before = build_skeleton(folder)
     bypassed = [step.unit for step in plan.steps if step.removal != "delete"]
     if bypassed:

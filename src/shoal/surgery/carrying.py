@@ -111,7 +111,7 @@ def carry(
     Args:
         loads: What to write.
         folder: Where to.
-        journal: What is done is noted there; files that it knows, and that are as it says, stay.
+        journal: What is done is noted there; files that it knows stay if they are what would be written.
         chunk: Bytes that are moved at once.
         threads: How many files are written at once; as many as there are cores, at most 4, where it is
             None.
@@ -122,9 +122,12 @@ def carry(
 
     def write(load: Load) -> str:
         path = folder / load.name
-        left = hash_file(path, chunk, workers) if load.name in journal and path.is_file() else ""
-        if left and left == journal[load.name]:
-            return left
+        if load.name in journal and path.is_file():
+            left = hash_file(path, chunk, workers)
+            # Whoever could change the file could change the journal: the source has the last word.
+            if left == journal[load.name] == _foreseen(load, chunk, workers):
+                check_unchanged(load.source)
+                return left
         found = _write(load, path, chunk, workers)
         check_unchanged(load.source)
         journal[load.name] = found
@@ -136,8 +139,21 @@ def carry(
     return {load.name: found for load, found in zip(loads, hashes, strict=True)}
 
 
+def _foreseen(load: Load, chunk: int, workers: Workers) -> str:
+    """The SHA-256 that a file would have."""
+    digest = hashlib.sha256()
+    with load.source.path.open("rb", buffering=0) as source:
+        for data in _contents(load, source, chunk):
+            digest.update(data)
+            # Its bytes have been counted where the file was read.
+            workers.step(0)
+    return digest.hexdigest()
+
+
 def _write(load: Load, path: Path, chunk: int, workers: Workers) -> str:
     digest = hashlib.sha256()
+    # A link would be followed.
+    path.unlink(missing_ok=True)
     with load.source.path.open("rb", buffering=0) as source, path.open("wb", buffering=0) as target:
         for data in _contents(load, source, chunk):
             digest.update(data)

@@ -26,7 +26,7 @@ from shoal.surgery.folders import written_whole
 from shoal.surgery.hooks import check_writable
 from shoal.surgery.originals import Format, check_format, write_original
 from shoal.surgery.probe import write_probe
-from shoal.surgery.record import PROBE, RECORD, WEIGHTS, hashes, plain, versions, write_record
+from shoal.surgery.record import PROBE, WEIGHTS, hashes, plain, share, versions, write_record
 
 __all__ = ["Tokenizer", "save"]
 
@@ -116,7 +116,7 @@ def save(
         record = plain(fields | {"hash": hashes(partial)})
         write_record(partial, record)
         (partial / "README.md").write_text(model_card(record), encoding="utf-8")
-        _share(partial)
+        share(partial)
     return target
 
 
@@ -156,10 +156,3 @@ def _write_weights(model: nn.Module, path: Path) -> None:
             f"asked to save {type(model).__name__}: its state cannot be written as safetensors ({error}). "
             "State must be tensors that share all of their memory or none."
         ) from error
-
-
-def _share(folder: Path) -> None:
-    # safetensors makes files that only their owner can read, whatever the umask says.
-    mode = (folder / RECORD).stat().st_mode
-    for path in folder.rglob("*.safetensors"):
-        path.chmod(mode)

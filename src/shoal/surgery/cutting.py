@@ -19,12 +19,13 @@ from shoal.surgery.blueprint import Blueprint, draw_blueprint
 from shoal.surgery.card import model_card
 from shoal.surgery.carrying import carry
 from shoal.surgery.checks import Check, Depth, Verification
+from shoal.surgery.equality import check_equal
 from shoal.surgery.folders import check_target, resumable
 from shoal.surgery.hashing import CHUNK, SourceHashes
 from shoal.surgery.loading import read_folder
 from shoal.surgery.probe import write_probe
 from shoal.surgery.proof import prove_cut
-from shoal.surgery.record import PROBE, WEIGHTS, plain, versions, write_record
+from shoal.surgery.record import PROBE, WEIGHTS, plain, share, versions, write_record
 from shoal.surgery.removal import apply
 from shoal.surgery.storage import storage_fields, write_cut_config
 from shoal.surgery.structure import not_loaded, read_fields
@@ -70,10 +71,6 @@ def why_in_memory(
     return ""
 
 
-def _has_weights(folder: Path) -> bool:
-    return any((folder / name).exists() for name in (WEIGHTS, INDEX))
-
-
 def cut_folder(
     folder: str | Path,
     plan: Plan,
@@ -110,6 +107,7 @@ def cut_folder(
         PlanError, UnitError, SurgeryError: As `apply`.
     """
     source, target = Path(folder), Path(target)
+    _check_apart(source, target)
     check_target(target, overwrite=overwrite)
     checkpoint = read_checkpoint(source)
     with SourceHashes(checkpoint.shards, chunk=chunk) as hashes:
@@ -126,13 +124,14 @@ def cut_folder(
             record = plain({**_record(blueprint), "hash": written, **(extra or {})})
             record["source"]["hash"] = hashes.result()
             write_record(partial, record)
+            share(partial)
             (partial / "README.md").write_text(model_card(record), encoding="utf-8")
             checks = _verified(partial, target, blueprint, checks, depth)
             record_verification(Verification(folder=partial, checks=checks))
     return Verification(folder=target, checks=checks)
 
 
-def promised_sizes(blueprint: Blueprint) -> tuple[Measurement | None, Measurement | None]:
+def _promised_sizes(blueprint: Blueprint) -> tuple[Measurement | None, Measurement | None]:
     """Return parameters, and the MACs that the plan was made with, before and after; None without them."""
     plan, macs = blueprint.plan, blueprint.plan.predicted.get("macs")
     if type(macs) is not int:
@@ -163,7 +162,7 @@ def _write_index(blueprint: Blueprint, folder: Path) -> None:
 
 def _record(blueprint: Blueprint) -> dict[str, Any]:
     plan, kind = blueprint.plan, type(blueprint.after)
-    before, after = promised_sizes(blueprint)
+    before, after = _promised_sizes(blueprint)
     return {
         "plan": json.loads(plan.to_json()),
         "source": {"reference": str(blueprint.checkpoint.folder), "kind": "huggingface"},
@@ -181,6 +180,15 @@ def _record(blueprint: Blueprint) -> dict[str, Any]:
     }
 
 
+def _check_apart(source: Path, target: Path) -> None:
+    inside = target.resolve()
+    if source.resolve() in (inside, *inside.parents):
+        raise ConfigError(
+            f"asked to write the cut of {str(source)!r} as {str(target)!r}: that is the original, or in it. "
+            "Name a folder beside it."
+        )
+
+
 def _is_loaded(blueprint: Blueprint, depth: Depth) -> bool:
     """Whether the folder is loaded to be checked."""
     small = blueprint.size <= _SMALL and fits_in_memory(blueprint.size)
@@ -194,12 +202,15 @@ def _probe(blueprint: Blueprint, folder: Path) -> dict[str, str]:
     """
     if not fits_in_memory(blueprint.checkpoint.size + blueprint.size):
         return {}
-    original, _ = read_folder(blueprint.checkpoint.folder)
     try:
+        original, _ = read_folder(blueprint.checkpoint.folder)
         example = example_for(original)
-    except ConfigError:
+    except (ConfigError, VerificationError):
+        # What is wrong with the original is not the cut's.
         return {}
-    write_probe(apply(original, blueprint.plan), example, folder / PROBE)
+    small = apply(original, blueprint.plan)
+    check_equal(original, blueprint.plan, small, example)
+    write_probe(small, example, folder / PROBE)
     return {PROBE: file_hash(folder / PROBE)}
 
 

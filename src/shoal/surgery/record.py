@@ -21,17 +21,21 @@ from shoal.errors import VerificationError
 __all__ = [
     "PROBE",
     "RECORD",
+    "TOLERANCES",
     "VERSION",
     "WEIGHTS",
     "hashes",
     "plain",
     "read_record",
+    "share",
     "versions",
     "write_record",
 ]
 
 VERSION = 1
 RECORD = "shoal.json"
+# Largest difference of outputs that is rounding, relative to the largest output.
+TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 # Servers read every safetensors file at the top of a folder as weights: the probe lies below.
 PROBE = "shoal/probe.safetensors"
 
@@ -71,6 +75,14 @@ def hashes(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every safetensors file in a folder, by path relative to it."""
     files = sorted(folder.rglob("*.safetensors"))
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+
+
+def share(folder: Path) -> None:
+    """Let whoever may read a folder's `shoal.json` read its weights too."""
+    # safetensors makes files that only their owner can read, whatever the umask says.
+    mode = (folder / RECORD).stat().st_mode
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(mode)
 
 
 def write_record(folder: Path, fields: Mapping[str, Any]) -> None:

@@ -14,10 +14,10 @@ from torch import nn
 from shoal.architectures.partial import PartialLoader
 from shoal.architectures.pretrained import dtype_of, transformers_for
 from shoal.architectures.shards import Entry, read_checkpoint
-from shoal.architectures.skeletons import skeleton
+from shoal.architectures.skeletons import listed, skeleton
 from shoal.architectures.stock import read_config
 from shoal.architectures.trials import FAILURES
-from shoal.architectures.untrusted import file_inside, read_json
+from shoal.architectures.untrusted import check_config_fields, file_inside, read_json
 from shoal.errors import ConfigError, VerificationError
 from shoal.surgery.checks import Check
 
@@ -47,8 +47,7 @@ class Gaps:
         told = []
         for kind in ("missing", "unexpected", "misshapen"):
             names = sorted(getattr(self, kind))
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            told += [f"{kind}: {', '.join(names[:3])}{more}"] if names else []
+            told += [f"{kind}: {listed(names)}"] if names else []
         return "; ".join(told) or "none"
 
 
@@ -64,17 +63,7 @@ def read_fields(folder: Path) -> dict[str, Any]:
         raise ConfigError(str(error)) from error
     if not isinstance(fields, dict) or not isinstance(fields.get("model_type"), str):
         raise ConfigError(f"asked to read {folder / 'config.json'}: it is no config of a Hugging Face model.")
-    for name in ("attn_implementation", "experts_implementation"):
-        if "/" in str(fields.get(name, "")):
-            raise ConfigError(
-                f"asked to read {folder / 'config.json'}: its {name} {str(fields[name])[:80]!r} would "
-                "fetch code from a hub. Remove that field."
-            )
-    if "transformers_weights" in fields:
-        raise ConfigError(
-            f"asked to read {folder / 'config.json'}: its transformers_weights names other files than the "
-            "folder's. Remove that field."
-        )
+    check_config_fields(fields, folder / "config.json")
     return fields
 
 

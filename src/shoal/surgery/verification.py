@@ -17,12 +17,11 @@ from shoal.errors import ConfigError, VerificationError
 from shoal.surgery.checks import Check, Depth, Verification
 from shoal.surgery.loading import Original, is_pretrained_folder, read_folder
 from shoal.surgery.probe import Probe, answers, difference, read_probe
-from shoal.surgery.record import PROBE, RECORD, hashes, read_record, write_record
+from shoal.surgery.record import PROBE, RECORD, TOLERANCES, hashes, read_record, write_record
 from shoal.surgery.structure import check_structure, not_loaded
 
 __all__ = ["Check", "Verification", "fits_in_memory", "record_verification", "verify"]
 
-_TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 # The cache changes the order of sums, and errors grow from token to token.
 _GENERATION = {torch.float64: 1e-8, torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 5e-2}
 # Another device computes float32 products with fewer bits.
@@ -196,7 +195,7 @@ def _check_outputs(model: nn.Module, expected: _Expected | None, tolerance: floa
     if expected.device == "cuda" and torch.cuda.is_available():
         model = model.to("cuda")
     gap = difference(answers(model, expected.example), expected.answers)
-    limit = _TOLERANCES.get(dtype_of(model), 1e-2) if tolerance is None else tolerance
+    limit = TOLERANCES.get(dtype_of(model), 1e-2) if tolerance is None else tolerance
     if tolerance is None and device_of(model).type != expected.device:
         limit = max(limit, _OTHER_DEVICE)
     detail = f"differ from {expected.source} by {gap:.1e} of the largest, {limit:.0e} allowed"

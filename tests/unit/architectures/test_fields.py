@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.architectures import fields
-from shoal.architectures.fields import FIELDS, declare, undeclared
+from shoal.architectures.fields import ABOUT_PARTS, FIELDS, declare, undeclared
 from shoal.architectures.rules import Indices, Inexpressible, Rule, Slice
 from shoal.errors import ConfigError
 
@@ -43,6 +43,8 @@ def cut(name: str, kept: list[int], **values: Any) -> dict[str, Any]:
         ("full_attn_idxs", {"full_attn_idxs": [2, 5]}, [0, 2, 3], {"full_attn_idxs": [1]}),
         ("moe_layers", {"moe_layers": []}, [0, 2, 3], {"moe_layers": []}),
         ("out_indices", {"out_indices": (1, -1)}, [1, 3, 5], {"out_indices": (0, 2)}),
+        ("extract_layers", {"extract_layers": [1, 6]}, [0, 1, 2], {"extract_layers": [1, 3]}),
+        ("num_blocks", {"num_blocks": 2}, [0, 1, 5], {"num_blocks": 1}),
         ("first_k_dense_replace", {"first_k_dense_replace": 3}, [0, 2, 4], {"first_k_dense_replace": 2}),
         ("max_window_layers", {"max_window_layers": 28}, [0, 2], {"max_window_layers": 2}),
         ("num_kv_shared_layers", {"num_kv_shared_layers": 2}, [0, 3, 4], {"num_kv_shared_layers": 1}),
@@ -87,6 +89,21 @@ def test_what_a_field_cannot_say_is_told(name, values, kept, reason):
 
 def is_sparse(values: dict[str, Any], index: int) -> bool:
     return index not in values["mlp_only_layers"] and (index + 1) % values["decoder_sparse_step"] == 0
+
+
+@pytest.mark.parametrize("kept", [[0], [1, 3, 5], [0, 1, 2, 3, 4, 5], [2, 3]])
+def test_hidden_states_are_those_of_a_network_whose_layers_are_bypassed(kept):
+    bypassed = [0]
+    for layer in range(LENGTH):
+        bypassed.append(layer + 1 if layer in kept else bypassed[-1])
+    small = [0, *(layer + 1 for layer in kept)]
+    rule = ABOUT_PARTS["vision_feature_layer"][1]
+    for index in range(-LENGTH - 1, LENGTH + 1):
+        found = rule.cut({"vision_feature_layer": index}.get, LENGTH, kept)["vision_feature_layer"]
+        assert small[found] == bypassed[index], index
+        assert (found < 0) == (index < 0)
+    several = rule.cut({"vision_feature_layer": [-2, 3]}.get, LENGTH, kept)["vision_feature_layer"]
+    assert [small[index] for index in several] == [bypassed[-2], bypassed[3]]
 
 
 @given(

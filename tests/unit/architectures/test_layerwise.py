@@ -11,7 +11,7 @@ from networks import gpt2, llama
 from shoal import find_units
 from shoal.architectures.layerwise import LayerwiseModel
 from shoal.architectures.pretrained import read_pretrained
-from shoal.errors import ConfigError, MissingExtraError
+from shoal.errors import ConfigError, MissingExtraError, VerificationError
 from shoal.units import Chain
 
 
@@ -207,6 +207,41 @@ def quantized(folder):
     (folder / "config.json").write_text(json.dumps(fields))
 
 
+def kernel(folder):
+    fields = json.loads((folder / "config.json").read_text())
+    fields["_attn_implementation"] = "evil/kernel"
+    (folder / "config.json").write_text(json.dumps(fields))
+
+
+def linked_config(folder):
+    (folder / "config.json").rename(folder.parent / "config.json")
+    (folder / "config.json").symlink_to("../config.json")
+
+
+def linked(folder):
+    path = sorted(folder.glob("*.safetensors"))[-1]
+    path.rename(folder.parent / "moved.safetensors")
+    path.symlink_to("../moved.safetensors")
+
+
+def unknown_dtype(folder):
+    for path in folder.glob("model*"):
+        path.unlink()
+    header = json.dumps({"a": {"dtype": "F4", "shape": [2], "data_offsets": [0, 1]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"x")
+
+
+def endless(folder):
+    for path in folder.glob("model*"):
+        path.unlink()
+    header = json.dumps({"a": {"dtype": "U8", "shape": [0, 2**62, 8], "data_offsets": [0, 0]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+
+
+def index_of(text):
+    return lambda folder: (folder / "model.safetensors.index.json").write_text(text)
+
+
 def impossible(folder):
     fields = json.loads((folder / "config.json").read_text())
     fields["hidden_act"] = "no such"
@@ -219,11 +254,11 @@ def impossible(folder):
         (lacking, f"for LlamaForCausalLM it lacks {UP}"),
         (resized, f"for LlamaForCausalLM it holds in another shape {UP}"),
         (no_weights, "neither model.safetensors nor model.safetensors.index.json"),
-        (no_file, "its index names the file '.*', which is not in it"),
-        (truncated, "safetensors is damaged"),
-        (another_name, "its index names more, which its files do not hold"),
-        (elsewhere, "its index names the file '../moved.safetensors', which is not in it"),
+        (unknown_dtype, "torch has no tensor 'a' of F4"),
+        (endless, "torch has no tensor 'a' of U8"),
         (damaged_config, "its config cannot be read"),
+        (linked_config, "its config cannot be read .* outside of the folder"),
+        (kernel, "its _attn_implementation 'evil/kernel' would fetch code"),
         (quantized, "its weights are quantized"),
         (impossible, "LlamaForCausalLM cannot be built"),
     ],
@@ -233,6 +268,28 @@ def test_a_folder_that_cannot_be_read_is_refused_before_anything_is_done(harm, m
     llama()[0].save_pretrained(folder, max_shard_size="20KB")
     harm(folder)
     with pytest.raises(ConfigError, match=match):
+        LayerwiseModel(folder)
+
+
+@pytest.mark.parametrize(
+    ("harm", "match"),
+    [
+        (no_file, "there is no such file"),
+        (truncated, "truncated, damaged or no safetensors file"),
+        (another_name, "the files disagree in 1 places: tensor 'more'"),
+        (elsewhere, r"'\.\./moved\.safetensors' .* named without folders"),
+        (linked, "outside of the folder"),
+        (index_of("{}"), "does not say where the tensors are"),
+        (index_of('{"weight_map": 3}'), "does not say where the tensors are"),
+        (index_of('{"weight_map": {"a": 3}}'), "does not say where the tensors are"),
+        (index_of("{x"), "it is damaged"),
+    ],
+)
+def test_weights_that_are_damaged_or_elsewhere_are_refused(harm, match, tmp_path):
+    folder = tmp_path / "model"
+    llama()[0].save_pretrained(folder, max_shard_size="20KB")
+    harm(folder)
+    with pytest.raises(VerificationError, match=match):
         LayerwiseModel(folder)
 
 

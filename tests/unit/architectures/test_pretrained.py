@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch import nn
 
 from shoal.architectures.pretrained import (
     auto_class,
+    companions,
     copy_companions,
     dtype_of,
     find_gguf,
@@ -18,7 +20,7 @@ from shoal.architectures.pretrained import (
     read_tokenizer,
     write_pretrained,
 )
-from shoal.errors import MissingExtraError
+from shoal.errors import MissingExtraError, VerificationError
 
 transformers = pytest.importorskip("transformers")
 
@@ -99,6 +101,69 @@ def test_files_that_are_there_already_are_not_copied_over(tmp_path):
     (target / "vocab.txt").write_text("old")
     assert copy_companions(source, target) == ["tokenizer.json"]
     assert (target / "vocab.txt").read_text() == "old"
+
+
+GO_ALONG = (
+    *("tokenizer.json", "tekken.json", "source.spm", "sentencepiece.model", "vocab.bpe", "bpe.codes"),
+    *("dict.txt", "emoji.json", "qwen.tiktoken", "tokenizer.model.v3", "generation_config.json", "LICENSE"),
+)
+STAY = (
+    *("model.safetensors", "pytorch_model.BIN", "a.pt", "a.pth", "tf_model.h5", "a.msgpack", "a.onnx"),
+    *("a.gguf", "a.ckpt", "pytorch_model.bin.index.json", "modeling_evil.py", "config.json", "a.pkl"),
+    *("adapter_config.json", "params.json", "modules.json", "shoal.json", "README.md", ".gitattributes"),
+)
+
+
+def filled(folder, *names):
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text(name)
+    return folder
+
+
+def test_all_goes_along_that_is_no_weights_no_code_and_no_config(tmp_path, monkeypatch):
+    source, target = filled(tmp_path / "source", *GO_ALONG, *STAY), filled(tmp_path / "target")
+    filled(source / "additional_chat_templates", "tool.jinja", "tool.py")
+    filled(source / "runs", "tokenizer.json")
+    (source / "large.json").write_text("x" * 200)
+    os.mkfifo(source / "pipe")
+    monkeypatch.setattr("shoal.architectures.pretrained._LARGEST", 200)
+    expected = sorted([*GO_ALONG, "additional_chat_templates/tool.jinja"])
+    assert sorted(copy_companions(source, target)) == sorted(companions(source)) == expected
+    assert sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file()) == expected
+    assert all((target / name).read_text() == name for name in GO_ALONG)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "anything", "additional_chat_templates/a.jinja"])
+@pytest.mark.parametrize(("to", "match"), [("secret", "outside of the folder"), ("none", "no such file")])
+def test_a_link_that_leads_out_is_not_copied(tmp_path, name, to, match):
+    source, target = filled(tmp_path / "source"), filled(tmp_path / "target")
+    filled(tmp_path, "secret")
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).symlink_to(tmp_path / to)
+    with pytest.raises(VerificationError, match=match):
+        copy_companions(source, target)
+    assert list(target.iterdir()) == []
+
+
+def test_templates_are_not_taken_from_elsewhere(tmp_path):
+    source = filled(tmp_path / "source")
+    filled(tmp_path / "secrets", "a.jinja")
+    (source / "additional_chat_templates").symlink_to("../secrets")
+    with pytest.raises(VerificationError, match="outside of the folder"):
+        companions(source)
+
+
+def test_a_snapshot_of_the_hub_s_cache_gives_its_files(tmp_path):
+    filled(tmp_path / "blobs", "0f")
+    snapshot = tmp_path / "snapshots" / "abc"
+    (snapshot / "additional_chat_templates").mkdir(parents=True)
+    (snapshot / "tokenizer.json").symlink_to("../../blobs/0f")
+    (snapshot / "additional_chat_templates" / "a.jinja").symlink_to("../../../blobs/0f")
+    names = copy_companions(snapshot, filled(tmp_path / "target"))
+    assert names == ["tokenizer.json", "additional_chat_templates/a.jinja"]
+    assert all((tmp_path / "target" / name).read_text() == "0f" for name in names)
+    assert not any((tmp_path / "target" / name).is_symlink() for name in names)
 
 
 def test_there_may_be_no_tokenizer(tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from shoal.architectures import refitting
 from shoal.architectures.bypassing import bypassed
 from shoal.architectures.huggingface import is_pretrained, owner_of
 from shoal.architectures.refitting import plan_refit, why_not
@@ -230,6 +231,11 @@ def test_layers_whose_result_depends_on_their_number_are_refused():
     refused(model_of("gpt2", scale_attn_by_inverse_layer_idx=True), "transformer.h", "depends on its number")
 
 
+def test_a_network_that_does_more_in_the_middle_is_refused(monkeypatch):
+    monkeypatch.setattr(refitting, "MIDWAY", {"llama"})
+    assert "in the middle of a llama does depends on the number" in why_not(model_of("llama"), "model.layers")
+
+
 def test_removing_all_layers_is_refused():
     refused(model_of("llama"), "model.layers", "at least one of its 4 layers has to stay", (0, 1, 2, 3))
 
@@ -282,6 +288,21 @@ def test_an_encoder_and_a_decoder_are_cut_by_fields_of_their_own():
     assert (small.config.num_layers, small.config.num_decoder_layers) == (2, 1)
     assert (small.encoder.config.num_layers, small.decoder.config.num_layers) == (2, 1)
     assert (model.config.num_layers, model.decoder.config.num_layers) == (3, 3)
+
+
+@pytest.mark.parametrize(("layer", "expected"), [(-2, -2), (3, 2), ([1, 3], [1, 2])])
+def test_what_a_model_takes_from_its_tower_follows_the_tower(layer, expected):
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2}
+    vision = transformers.CLIPVisionConfig(**sizes, num_hidden_layers=4, image_size=8, patch_size=4)
+    text = transformers.LlamaConfig(**sizes, num_hidden_layers=2, vocab_size=32)
+    parts = {"vision_config": vision, "text_config": text, "image_token_index": 31}
+    config = transformers.LlavaConfig(**parts, vision_feature_layer=layer)
+    model = transformers.LlavaForConditionalGeneration(config)
+    container = next(name for name, each in model.named_modules() if name.endswith("encoder.layers"))
+    small: Any = cut_list(model, container, [1])
+    assert small.config.vision_feature_layer == expected
+    assert small.config.vision_config.num_hidden_layers == 3
+    assert model.config.vision_feature_layer == layer
 
 
 def test_stages_are_counted_by_a_list():

@@ -4,8 +4,13 @@ import os
 
 import pytest
 
-from shoal.architectures.untrusted import check_links, file_inside, parse_json, read_json
-from shoal.errors import VerificationError
+from shoal.architectures.untrusted import (
+    check_config_fields,
+    file_inside,
+    parse_json,
+    read_json,
+)
+from shoal.errors import ConfigError, VerificationError
 
 
 @pytest.fixture
@@ -34,13 +39,13 @@ def test_a_link_that_leads_out_is_refused(folder):
     with pytest.raises(VerificationError, match="outside of the folder"):
         file_inside(folder, "b.safetensors")
     with pytest.raises(VerificationError, match="outside of the folder"):
-        check_links(folder, ["none", "b.safetensors"])
+        file_inside(folder, "b.safetensors")
 
 
 def test_a_link_inside_the_folder_is_followed(folder):
     (folder / "b.safetensors").symlink_to("a.safetensors")
     assert file_inside(folder, "b.safetensors").name == "a.safetensors"
-    check_links(folder, ["none", "b.safetensors"])
+    assert file_inside(folder, "b.safetensors").exists()
 
 
 def test_a_snapshot_of_the_hub_s_cache_is_read_through_its_links(tmp_path):
@@ -50,6 +55,9 @@ def test_a_snapshot_of_the_hub_s_cache_is_read_through_its_links(tmp_path):
     (tmp_path / "blobs" / "0f").write_bytes(b"x")
     (snapshot / "a.safetensors").symlink_to("../../blobs/0f")
     assert file_inside(snapshot, "a.safetensors") == tmp_path / "blobs" / "0f"
+    (snapshot / "more").mkdir()
+    (snapshot / "more" / "a").symlink_to("../../../blobs/0f")
+    assert file_inside(snapshot / "more", "a") == tmp_path / "blobs" / "0f"
     (tmp_path / "other").write_bytes(b"x")
     (snapshot / "b.safetensors").symlink_to("../../other")
     with pytest.raises(VerificationError, match="outside"):
@@ -90,3 +98,50 @@ def test_a_json_file_of_any_size_is_not_read(folder, monkeypatch):
     monkeypatch.setattr("shoal.architectures.untrusted.LARGEST", 5)
     with pytest.raises(VerificationError, match="6 bytes; at most 5"):
         read_json(folder / "x.json")
+
+
+def nested(value):
+    for _ in range(5_000):
+        value = [{"inside": value}]
+    return value
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attn_implementation": "evil/kernel"},
+        {"_attn_implementation": "evil/kernel"},
+        {"_attn_implementation_internal": "evil/kernel@main"},
+        {"experts_implementation": "evil/kernel"},
+        {"text_config": {"attn_implementation": "evil/kernel"}},
+        {"parts": [{"_experts_implementation": "evil/kernel"}]},
+        {"attn_implementation": {"": "sdpa", "text_config": "evil/kernel"}},
+        {"attn_implementation": {"text_config": {"": "sdpa"}}},
+        {"attn_implementation": ["sdpa"]},
+        {"attn_implementation": 3},
+        {"attribute_map": {"a": "_attn_implementation"}, "a": "evil/kernel"},
+        {"attribute_map": {"a": "transformers_weights"}, "a": "../x.safetensors"},
+        {"transformers_weights": "x.safetensors"},
+        {"configuration_files": ["config.4.0.0.json"]},
+        nested({"attn_implementation": "evil/kernel"}),
+        {"attn_implementation": nested("evil/kernel")},
+    ],
+)
+def test_a_config_that_fetches_code_or_leads_elsewhere_is_refused(fields):
+    with pytest.raises(ConfigError, match=r"asked to read here: its .*\. Remove that field"):
+        check_config_fields(fields, "here")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"_attn_implementation_autoset": True, "_name_or_path": "some/model"},
+        {"attn_implementation": None, "text_config": {"_attn_implementation": "paged|flash_attention_2"}},
+        {"attn_implementation": {"": "sdpa", "vision_config": None}, "experts_implementation": "grouped_mm"},
+        {"attribute_map": {"hidden_size": "n_embd"}},
+        nested({}),
+    ],
+)
+def test_a_config_that_does_not_is_taken(fields):
+    check_config_fields(fields, "here")

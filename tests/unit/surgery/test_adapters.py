@@ -285,6 +285,16 @@ class TestRefused:
         with pytest.raises(ConfigError, match=r"adapter_model\.safetensors is damaged"):
             rekey_adapter(adapter, plan_for(small_llama, [1]), tmp_path / "made")
 
+    @pytest.mark.parametrize("name", ["README.md", "tokenizer.json"])
+    def test_a_link_that_leads_out(self, small_llama, trained, tmp_path, name):
+        adapter = trained(**LORA)
+        (tmp_path / "secret").write_text("secret")
+        (adapter / name).unlink(missing_ok=True)
+        (adapter / name).symlink_to("../secret")
+        with pytest.raises(VerificationError, match=f"'{name}' .* outside of the folder"):
+            rekey_adapter(adapter, plan_for(small_llama, [1]), tmp_path / "made")
+        assert not (tmp_path / "made").exists()
+
     def test_a_config_that_is_no_text(self, small_llama, trained, tmp_path):
         adapter = trained(**LORA)
         (adapter / "adapter_config.json").write_bytes(b"\xff")

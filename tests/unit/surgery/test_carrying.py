@@ -104,6 +104,23 @@ def test_a_file_that_is_not_what_the_journal_says_is_written_again(tmp_path, sha
     assert sha(tmp_path / "out" / "new.safetensors") == first["new.safetensors"]
 
 
+def test_a_file_that_was_altered_with_its_journal_is_written_again(tmp_path, shard):
+    load, journal, path = load_of(shard, {"last": "last"}), Journal(), tmp_path / "out" / "new.safetensors"
+    first = carry([load], tmp_path / "out", journal)
+    path.write_bytes(path.read_bytes()[:-1] + b"!")
+    journal["new.safetensors"] = sha(path)
+    assert carry([load], tmp_path / "out", journal) == first
+    assert {"new.safetensors": sha(path)} == {"new.safetensors": journal["new.safetensors"]} == first
+
+
+def test_a_link_at_the_place_of_a_file_is_replaced_not_followed(tmp_path, shard):
+    (tmp_path / "victim").write_text("x")
+    (tmp_path / "out" / "new.safetensors").symlink_to(tmp_path / "victim")
+    carry([load_of(shard, {"last": "last"})], tmp_path / "out", Journal())
+    assert (tmp_path / "victim").read_text() == "x"
+    assert load_file(tmp_path / "out" / "new.safetensors").keys() == {"last"}
+
+
 def test_a_source_that_changes_meanwhile_is_an_error(tmp_path, shard):
     load = load_of(shard, {"last": "last"})
     shard.path.write_bytes(shard.path.read_bytes()[:-8])

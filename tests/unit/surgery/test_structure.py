@@ -125,3 +125,14 @@ def test_what_cannot_be_built_says_why(folder, change, message):
 def test_a_folder_without_a_config_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="no such file"):
         read_fields(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"_attn_implementation": "evil/kernel"}, {"text_config": {"attn_implementation": "evil/kernel"}}],
+)
+def test_a_config_that_fetches_kernels_is_refused(folder, fields):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    with pytest.raises(ConfigError, match="attn_implementation 'evil/kernel' would fetch code"):
+        read_fields(folder)
