@@ -26,6 +26,7 @@ __all__ = [
     "copy_companions",
     "dtype_of",
     "find_gguf",
+    "forget_code_",
     "is_stock",
     "quiet",
     "read_pretrained",
@@ -41,7 +42,17 @@ _OTHERS = (
     *(".ot", ".tflite", ".pkl", ".pickle", ".index.json", ".py", ".pyc", ".so"),
 )
 # What describes the network as it was, or is written anew, or lists folders that are not copied.
-_OWN = ("config.json", "adapter_config.json", "params.json", "modules.json", "shoal.json", "readme.md")
+_OWN = (
+    "hf_quant_config.json",
+    "quant_config.json",
+    "quantize_config.json",
+    "config.json",
+    "adapter_config.json",
+    "params.json",
+    "modules.json",
+    "shoal.json",
+    "readme.md",
+)
 _TEMPLATES = "additional_chat_templates"
 _LARGEST = 100_000_000
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.txt", "vocab.json")
@@ -235,8 +246,25 @@ def write_pretrained(model: nn.Module, folder: Path) -> None:
             "written. Merge them into the weights first."
         )
     shell = _shell(model)
+    forget_code_(shell.config, type(model))
     with quiet():
         shell.save_pretrained(folder)
+
+
+def forget_code_(config: Any, kind: type) -> None:
+    """Drop where a config points to code of the model's own, for a class that is of transformers.
+
+    Args:
+        config: Changed in place, with the configs inside it.
+        kind: The model's class.
+    """
+    if not kind.__module__.startswith("transformers."):
+        return
+    vars(config).pop("auto_map", None)
+    for name in getattr(config, "sub_configs", None) or ():
+        inner = getattr(config, name, None)
+        if inner is not None:
+            forget_code_(inner, kind)
 
 
 def _shell(model: nn.Module) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from shoal.architectures.pretrained import dtype_of, quiet, transformers_for
+from shoal.architectures.pretrained import dtype_of, forget_code_, quiet, transformers_for
 from shoal.architectures.skeletons import difference_of, listed, refusals, skeleton, stand_ins_of
 from shoal.architectures.trials import FAILURES
 from shoal.errors import ConfigError
@@ -41,6 +41,7 @@ def why_not_stock(model: nn.Module) -> str:
 def write_config(model: nn.Module, config: Any, folder: Path) -> None:
     """Write the config that a model is built again from, and its generation config where it has one."""
     config = copy.deepcopy(config)
+    forget_code_(config, type(model))
     config.architectures, config.dtype = [type(model).__name__], dtype_of(model)
     if hasattr(config, "quantization_config"):
         del config.quantization_config

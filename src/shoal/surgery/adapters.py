@@ -8,7 +8,9 @@ new numbers of these, those of layers that go are left out. Nothing is merged.
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +86,7 @@ def rekey_adapter(
             f"{asked}: all of the {len(moves.modules)} modules that it changes are in units that the plan "
             "removes. Nothing of it is left: use the cut network without it."
         )
+    _check_base(asked, config, plan)
     changed = refit_config(config, moves)
     notes = _notes(config, changed)
     with written_whole(made, overwrite=overwrite) as partial:
@@ -139,6 +142,22 @@ def _read_weights(folder: Path, asked: str) -> tuple[dict[str, Tensor], dict[str
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except SafetensorError as error:
         raise ConfigError(f"{asked}: {WEIGHTS} is damaged ({error}). Fetch the folder again.") from error
+
+
+def _check_base(asked: str, config: Mapping[str, Any], plan: Plan) -> None:
+    """Check that the plan was made for the network that an adapter names, where that is a local folder."""
+    base = Path(str(config.get("base_model_name_or_path") or "")) / "config.json"
+    if not base.is_file():
+        return
+    fields = read_json(base)
+    named = (fields.get("architectures") or [""])[0] if isinstance(fields, dict) else ""
+    # An adapter may be of the inner network or of one with another head.
+    families = [re.split("For|Model|LMHead", name)[0] for name in (named, plan.model.name)]
+    if named and families[0] != families[1]:
+        raise PlanError(
+            f"{asked}: the adapter's base {str(base.parent)!r} is a {named}, and the plan was made for a "
+            f"{plan.model.name}. Make a plan for the base."
+        )
 
 
 def _notes(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:

@@ -110,7 +110,7 @@ def cut_folder(
     _check_apart(source, target)
     check_target(target, overwrite=overwrite)
     checkpoint = read_checkpoint(source)
-    with SourceHashes(checkpoint.shards, chunk=chunk) as hashes:
+    with SourceHashes(checkpoint.shards) as hashes:
         blueprint = draw_blueprint(checkpoint, plan)
         storage, key = storage_fields(blueprint), _key(blueprint, depth, extra)
         with resumable(target, key, overwrite=overwrite, resume=resume) as (partial, journal):

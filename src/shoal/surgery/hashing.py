@@ -23,6 +23,8 @@ __all__ = ["CHUNK", "SourceHashes", "Workers", "changed", "check_unchanged", "co
 
 # Small enough to stay in a core's cache between reading, hashing and writing.
 CHUNK = 1 << 20
+# Between two chunks a thread waits for its turn, which imports give up rarely.
+_SOURCE_CHUNK = 1 << 24
 _MEGABYTE = 1 << 20
 Found = TypeVar("Found")
 
@@ -111,7 +113,9 @@ class SourceHashes:
         threads: How many files are read at once; half of the cores, at most 4, where it is None.
     """
 
-    def __init__(self, shards: Sequence[Shard], *, chunk: int = CHUNK, threads: int | None = None) -> None:
+    def __init__(
+        self, shards: Sequence[Shard], *, chunk: int = _SOURCE_CHUNK, threads: int | None = None
+    ) -> None:
         self._shards = shards
         self._workers = Workers(threads or max(1, min(4, cores() // 2)))
         self._chunk = chunk

@@ -19,6 +19,7 @@ from shoal.architectures.refitting import Refit, plan_refit, why_not
 from shoal.architectures.skeletons import stand_ins_of
 from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.plan import Plan, Remove
+from shoal.surgery.generation import repair_generation_
 from shoal.surgery.hooks import rehook_, shared_by_hooks
 from shoal.units import ends_in_zeros
 
@@ -86,6 +87,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     for path, refit in refits.items():
         owner = small.get_submodule(path)
         refit.apply_(owner)
+        repair_generation_(owner, refit.kept)
         if stand_ins_of(owner):
             # Layers that lost their attention earlier take no place of the cache.
             renumber_(owner)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 from shoal.architectures import bypassed, example_for, find_units
 from shoal.errors import ConfigError, PlanError, VerificationError
 from shoal.plan import Plan
-from shoal.surgery import apply
+from shoal.surgery import adapters, apply
 from shoal.surgery.adapters import rekey_adapter
 
 peft = pytest.importorskip("peft")
@@ -305,3 +305,16 @@ class TestRefused:
         adapter = trained(**LORA)
         with pytest.raises(ConfigError, match="it exists"):
             rekey_adapter(adapter, plan_for(small_llama, [1]), adapter)
+
+
+def test_an_adapter_of_another_network_than_the_plan_s_is_refused(tmp_path):
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "config.json").write_text('{"architectures": ["OtherForCausalLM"]}')
+    config = {"base_model_name_or_path": str(base)}
+    plan = Plan.removing(find_units(networks.llama()[0]), [1])
+    with pytest.raises(
+        PlanError, match="is a OtherForCausalLM, and the plan was made for a LlamaForCausalLM"
+    ):
+        adapters._check_base("asked", config, plan)
+    adapters._check_base("asked", {"base_model_name_or_path": "of/the-hub"}, plan)
