@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import networks
 from shoal.architectures import bypassed, example_for, find_units
 from shoal.errors import ConfigError, PlanError, VerificationError
 from shoal.plan import Plan
