@@ -67,13 +67,14 @@ def read_fields(folder: Path) -> dict[str, Any]:
     return fields
 
 
-def build_skeleton(folder: Path) -> nn.Module:
+def build_skeleton(folder: Path | str) -> nn.Module:
     """Return the network that a folder's config describes, without weights, of transformers' own code.
 
     Raises:
         ConfigError: If the config cannot be read, or names a class that transformers does not have or
             cannot build.
     """
+    folder = Path(folder)
     fields = read_fields(folder)
     transformers = transformers_for("to build the network of a config")
     named = fields.get("architectures") or [None]
