@@ -62,6 +62,11 @@ def read_folder(
         raise ConfigError(f"asked to load {str(folder)!r}: there is no such folder.")
     stock = is_pretrained_folder(folder)
     record = {} if stock and not (folder / RECORD).exists() else read_record(folder)
+    if record.get("format") == "adapter":
+        raise ConfigError(
+            f"asked to load {str(folder)!r}: it is a LoRA adapter, and no network. Load it with peft onto the "
+            "cut of its base."
+        )
     _check_files(folder)
     if stock:
         return _read_stock(folder, trust_remote_code=trust_remote_code)

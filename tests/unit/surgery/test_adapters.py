@@ -9,8 +9,9 @@ import networks
 from shoal.architectures import bypassed, example_for, find_units
 from shoal.errors import ConfigError, PlanError, VerificationError
 from shoal.plan import Plan
-from shoal.surgery import adapters, apply
+from shoal.surgery import adapters, apply, verify
 from shoal.surgery.adapters import rekey_adapter
+from shoal.surgery.record import write_record
 
 peft = pytest.importorskip("peft")
 # peft asks transformers 5 for a name that has another one there.
@@ -319,3 +320,9 @@ def test_an_adapter_of_another_network_than_the_plan_s_is_refused(tmp_path):
     ):
         adapters._check_base("asked", config, plan)
     adapters._check_base("asked", {"base_model_name_or_path": "of/the-hub"}, plan)
+
+
+def test_an_adapter_is_not_verified_as_a_network(tmp_path):
+    write_record(tmp_path, {"format": "adapter"})
+    with pytest.raises(ConfigError, match="it is a LoRA adapter, and no network"):
+        verify(tmp_path)
