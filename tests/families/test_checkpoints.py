@@ -71,5 +71,14 @@ def compare(network, plan, folder):
         return "refused"
     cut_folder(folder / "whole", plan, files, depth="structure")
     assert tensors(memory) == tensors(files)
-    assert json.loads((memory / "config.json").read_text()) == json.loads((files / "config.json").read_text())
+    assert config_of(memory) == config_of(files)
     return "equal"
+
+
+def config_of(folder):
+    """What a folder's config says; transformers notes the dtype in configs inside it, files keep theirs."""
+    fields = json.loads((folder / "config.json").read_text())
+    for inner in fields.values():
+        if isinstance(inner, dict):
+            inner.pop("dtype", None)
+    return fields

@@ -64,8 +64,8 @@ def read_folder(
     record = {} if stock and not (folder / RECORD).exists() else read_record(folder)
     if record.get("format") == "adapter":
         raise ConfigError(
-            f"asked to load {str(folder)!r}: it is a LoRA adapter, and no network. Load it with peft onto the "
-            "cut of its base."
+            f"asked to load {str(folder)!r}: it is a LoRA adapter, and no network. Load it with peft onto "
+            "the cut of its base."
         )
     _check_files(folder)
     if stock:
