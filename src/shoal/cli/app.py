@@ -136,4 +136,10 @@ def _one_speaks(*, debug: bool) -> Iterator[None]:
 
 def main() -> None:
     """Run the command that the user typed, and leave with its exit code."""
-    sys.exit(run())
+    code = run()
+    if started() > 1:
+        # All is written, and threads of the process group abort now and then while a process ends.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

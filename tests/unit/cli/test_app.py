@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from shoal import __version__
+from shoal.cli import app
 
 VERBS = (
     "units",
@@ -155,3 +156,14 @@ def test_processes_that_a_launcher_starts_write_what_one_writes(shoal, place):
     for name in ("boundary_similarity", "angular_distance"):
         assert np.array(two[name], float) == pytest.approx(np.array(one[name], float), rel=1e-6, nan_ok=True)
     assert two["data"] == one["data"] | {"loss": pytest.approx(one["data"]["loss"], rel=1e-6)}
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_process_of_several_ends_at_once_with_its_exit_code(count, monkeypatch):
+    ended = []
+    monkeypatch.setattr(app, "run", lambda: 2)
+    monkeypatch.setattr(app, "started", lambda: count)
+    monkeypatch.setattr(app.os, "_exit", lambda code: ended.append(code))
+    with pytest.raises(SystemExit) as left:
+        app.main()
+    assert (left.value.code, ended) == (2, [2] * (count > 1))
