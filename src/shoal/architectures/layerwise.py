@@ -18,10 +18,10 @@ from shoal.architectures.partial import PartialLoader
 from shoal.architectures.pretrained import quiet, stock_class, transformers_for
 from shoal.architectures.references import dtype_named
 from shoal.architectures.shards import INDEX, WEIGHTS, Checkpoint, read_checkpoint
-from shoal.architectures.skeletons import listed
+from shoal.architectures.skeletons import built_without_weights, listed, refusals
 from shoal.architectures.trials import FAILURES
 from shoal.architectures.untrusted import check_config_fields, file_inside, read_json
-from shoal.errors import ConfigError, MissingExtraError, VerificationError
+from shoal.errors import ConfigError, VerificationError
 from shoal.units import Chain, Unit
 
 __all__ = ["LayerwiseModel"]
@@ -78,24 +78,16 @@ class LayerwiseModel:
     def _built(self, config: Any, *, trust_remote_code: bool) -> Any:
         """The network that the config names: no memory for parameters, buffers with their values."""
         transformers = transformers_for("to read a model layer by layer")
-        try:
-            accelerate: Any = importlib.import_module("accelerate")
-        except ImportError as error:
-            raise MissingExtraError(
-                "accelerate", extra="hf", purpose="to build a model without its weights"
-            ) from error
         kind = stock_class(transformers, config, self.folder, gguf=None, trust_remote_code=trust_remote_code)
-        empty = accelerate.init_empty_weights(include_buffers=False)
+        own = hasattr(kind, "from_config")
+        build = kind.from_config if own else kind._from_config
+        more = {"trust_remote_code": trust_remote_code} if own else {}
         try:
-            with quiet(), torch.random.fork_rng(devices=[]), self.device, empty:
-                if hasattr(kind, "from_config"):
-                    model = kind.from_config(config, dtype=self.dtype, trust_remote_code=trust_remote_code)
-                else:
-                    model = kind._from_config(config, dtype=self.dtype)
-        except FAILURES as error:
+            with self.device:
+                model = built_without_weights(lambda: build(config, dtype=self.dtype, **more))
+        except refusals() as error:
             raise ConfigError(_unread(self.folder, f"{kind.__name__} cannot be built ({error})")) from error
-        model.tie_weights()
-        return model.eval().requires_grad_(False)
+        return model.requires_grad_(False)
 
     def _checked(self, headers: Mapping[str, Tensor]) -> tuple[PartialLoader, set[str]]:
         """Load all without numbers, to see that it fits; return also the names that no tensor is for."""
@@ -236,7 +228,7 @@ def _config(folder: Path, *, trust_remote_code: bool) -> Any:
             config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except ConfigError:
         raise
-    except (OSError, VerificationError, *FAILURES) as error:
+    except refusals(OSError, VerificationError) as error:
         raise ConfigError(_unread(folder, f"its config cannot be read ({error})")) from error
     if getattr(config, "quantization_config", None) is not None:
         raise ConfigError(_unread(folder, "its weights are quantized"))

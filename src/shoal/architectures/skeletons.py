@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any, cast
@@ -24,6 +24,7 @@ from shoal.errors import MissingExtraError
 
 __all__ = [
     "as_read",
+    "built_without_weights",
     "config_fields",
     "configs_inside",
     "difference_of",
@@ -83,20 +84,32 @@ class _Key:
 @lru_cache(maxsize=16)
 def _built(kind: Any, key: _Key) -> nn.Module | None:
     try:
+        return cast(nn.Module, built_without_weights(lambda: kind(copy.deepcopy(key.config))))
+    except refusals():
+        return None
+
+
+def built_without_weights(build: Callable[[], Any]) -> Any:
+    """Return a model of transformers whose parameters take no memory, not even while it is built.
+
+    Args:
+        build: What builds it; whatever that raises comes through.
+
+    Raises:
+        MissingExtraError: If accelerate is not installed.
+    """
+    try:
         accelerate: Any = importlib.import_module("accelerate")
     except ImportError as error:
         raise MissingExtraError(
             "accelerate", extra="hf", purpose="to build models without weights"
         ) from error
-    try:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            with _no_init_weights(), _Slim(), accelerate.init_empty_weights(include_buffers=False):
-                built: Any = kind(copy.deepcopy(key.config))
-            # Every parameter was made anew on the way, those that are the same as well.
-            built.tie_weights()
-            return cast(nn.Module, built.eval())
-    except refusals():
-        return None
+    with quiet(), torch.random.fork_rng(devices=[]):
+        with _no_init_weights(), _Slim(), accelerate.init_empty_weights(include_buffers=False):
+            built = build()
+        # Every parameter was made anew on the way, those that are the same as well.
+        built.tie_weights()
+        return built.eval()
 
 
 class _Slim(TorchFunctionMode):

@@ -1,6 +1,7 @@
 """A folder read layer by layer has the weights that transformers loads of it, and few at a time."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -302,3 +303,38 @@ def test_accelerate_is_named_where_it_is_missing(folder, monkeypatch):
 def test_a_dtype_that_is_none_is_refused(folder):
     with pytest.raises(ConfigError, match="dtype 'float3'"):
         LayerwiseModel(Path(folder), dtype="float3")
+
+
+def test_experts_that_fit_in_no_memory_are_opened(tmp_path):
+    from transformers import MixtralConfig
+
+    sizes = {"hidden_size": 1 << 12, "intermediate_size": 1 << 20, "num_attention_heads": 32}
+    config = MixtralConfig(**sizes, num_hidden_layers=1, num_local_experts=64, vocab_size=8)
+    config.architectures = ["MixtralForCausalLM"]
+    config.save_pretrained(tmp_path)
+    wide, heads = config.hidden_size, config.num_key_value_heads * (config.hidden_size // 32)
+    norms = ["model.norm", "model.layers.0.input_layernorm", "model.layers.0.post_attention_layernorm"]
+    block, attention = "model.layers.0.block_sparse_moe", "model.layers.0.self_attn"
+    shapes = {
+        **{f"{name}.weight": [wide] for name in norms},
+        "model.embed_tokens.weight": [8, wide],
+        "lm_head.weight": [8, wide],
+        f"{block}.gate.weight": [64, wide],
+        **{f"{attention}.{name}_proj.weight": [wide, wide] for name in "qo"},
+        **{f"{attention}.{name}_proj.weight": [heads, wide] for name in "kv"},
+    }
+    for expert in range(64):
+        for name, shape in {"w1": [1 << 20, wide], "w2": [wide, 1 << 20], "w3": [1 << 20, wide]}.items():
+            shapes[f"{block}.experts.{expert}.{name}.weight"] = shape
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        size = 2 * math.prod(shape)
+        header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with (tmp_path / "model.safetensors").open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        # Nothing but holes: the file takes no place on the disk.
+        file.truncate(8 + len(text) + end)
+    model = LayerwiseModel(tmp_path).model
+    assert sum(parameter.numel() for parameter in model.parameters()) > 1 << 39
