@@ -22,9 +22,11 @@ __all__ = [
     "Inputs",
     "call",
     "check_batches",
+    "describe_inputs",
     "device_of",
     "evaluating",
     "first_sample",
+    "inputs_like",
     "join_batch",
     "sample_count",
     "split_batch",
@@ -98,6 +100,47 @@ def first_sample(inputs: Inputs) -> Inputs:
     tree = dict(inputs) if isinstance(inputs, Mapping) else inputs
     batched = lambda leaf: isinstance(leaf, Tensor) and leaf.dim() > 0 and len(leaf) == count  # noqa: E731
     return tree_map(lambda leaf: leaf[:1] if batched(leaf) else leaf, tree)
+
+
+def describe_inputs(inputs: Inputs) -> Any:
+    """Return the shapes and dtypes of inputs, with all that is no tensor as it is, as JSON values.
+
+    Raises:
+        DataError: If there is something in them that JSON does not say.
+
+    Example:
+        >>> describe_inputs((torch.zeros(1, 3), None))
+        {'tuple': [{'shape': [1, 3], 'dtype': 'float32'}, None]}
+    """
+    if isinstance(inputs, Tensor):
+        return {"shape": list(inputs.shape), "dtype": str(inputs.dtype).removeprefix("torch.")}
+    if isinstance(inputs, Mapping):
+        return {"mapping": {str(key): describe_inputs(value) for key, value in inputs.items()}}
+    if isinstance(inputs, (tuple, list)):
+        return {"tuple": [describe_inputs(value) for value in inputs]}
+    if inputs is None or isinstance(inputs, (bool, int, float, str)):
+        return inputs
+    raise DataError(
+        f"asked to note what a network takes: an input is a {type(inputs).__name__}. Tensors, numbers, texts "
+        "and None, and tuples and dicts of them, work."
+    )
+
+
+def inputs_like(described: Any, device: torch.device | str = "cpu") -> Inputs:
+    """Return inputs of the shapes and dtypes that `describe_inputs` wrote: random numbers, and zeros where
+    they are integers; the same every time.
+    """
+    if not isinstance(described, Mapping):
+        return described
+    if "mapping" in described:
+        return {key: inputs_like(value, device) for key, value in described["mapping"].items()}
+    if "tuple" in described:
+        return tuple(inputs_like(value, device) for value in described["tuple"])
+    dtype = getattr(torch, described["dtype"])
+    if not dtype.is_floating_point:
+        return torch.zeros(described["shape"], dtype=dtype, device=device)
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(described["shape"], generator=generator).to(device=device, dtype=dtype)
 
 
 def device_of(model: nn.Module) -> torch.device:

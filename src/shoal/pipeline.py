@@ -222,7 +222,7 @@ def compress(
     train = request.heal_batches = batches if heal_batches is None else heal_batches
     plan = choose_plan(request, method, preset=preset, settings=settings)
     if output is not None:
-        check_format(model, output.format, plan.steps)
+        check_format(model, output.format, plan.removals)
     small = request.shallower
     if small is None:
         small = apply(model, plan)

@@ -1,4 +1,4 @@
-"""A plan: what to remove from a network, as pure data that is saved as JSON.
+"""A plan: what to remove from a network or to merge in it, as pure data that is saved as JSON.
 
 A plan holds no tensors. It can be replayed on a fresh copy of the model, on another machine, a
 year later; it knows the units of the network that it was made for and refuses another.
@@ -9,53 +9,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from shoal.budget import Budget
 from shoal.errors import PlanError, UnitError
-from shoal.units import Chain, Removal, Segment, Unit
+from shoal.steps import Merge, Remove, Step, step_from
+from shoal.units import Chain, Segment, Unit
 
-__all__ = ["VERSION", "ModelSummary", "Plan", "Remove"]
+__all__ = ["VERSION", "Merge", "ModelSummary", "Plan", "Remove", "Step"]
 
 VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Remove:
-    """The step that takes one unit out.
-
-    Attributes:
-        unit: Dotted name of the unit in the original network.
-        index: Its index in the original chain, from 0.
-        modules: Dotted paths of its modules in the original network.
-        removal: `delete` or `bypass`; see `shoal.units.Unit.removal`.
-        outputs: What stands in for its output when it is bypassed.
-    """
-
-    unit: str
-    index: int
-    modules: tuple[str, ...]
-    removal: Removal = "delete"
-    outputs: Any = field(default="hidden", hash=False)
-
-    @classmethod
-    def of(cls, unit: Unit) -> Remove:
-        """Return the step that removes `unit`.
-
-        Raises:
-            UnitError: If the unit cannot be removed.
-        """
-        if not unit.removable:
-            raise UnitError(
-                f"asked to remove unit {unit.index} ({unit.name}): it cannot be removed: {unit.why}."
-            )
-        return cls(
-            unit=unit.name,
-            index=unit.index,
-            modules=unit.modules,
-            removal=unit.removal,
-            outputs=unit.outputs,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +31,8 @@ class ModelSummary:
         macs: Its multiply-accumulates for the example that the units were found with.
         units: Dotted names of its units in forward order.
         unit_params: Parameters of each unit.
+        inputs: Shapes and dtypes of the example, as `shoal.calling.describe_inputs` writes them; None
+            where the plan can be applied without running the network.
     """
 
     name: str
@@ -75,9 +40,10 @@ class ModelSummary:
     macs: int
     units: tuple[str, ...]
     unit_params: tuple[int, ...]
+    inputs: Any = field(default=None, hash=False, compare=False)
 
     @classmethod
-    def of(cls, chain: Chain) -> ModelSummary:
+    def of(cls, chain: Chain, inputs: Any = None) -> ModelSummary:
         """Return the summary of the network whose units are `chain`."""
         return cls(
             name=chain.model,
@@ -85,16 +51,17 @@ class ModelSummary:
             macs=chain.macs,
             units=tuple(unit.name for unit in chain),
             unit_params=tuple(unit.params for unit in chain),
+            inputs=inputs,
         )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What to remove from a network.
+    """What to remove from a network, or to merge in it.
 
     Attributes:
         model: The network that the plan is for.
-        steps: The removals, in forward order.
+        steps: The removals, or the segments of layers that are rewritten, in forward order.
         budget: The budget that was asked for; None where units were chosen by hand.
         method: Name of the method that chose; `by hand` where a person did.
         settings: The method's settings, as JSON values.
@@ -103,7 +70,7 @@ class Plan:
     """
 
     model: ModelSummary
-    steps: tuple[Remove, ...]
+    steps: tuple[Step, ...]
     budget: Budget | None = None
     method: str = "by hand"
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -148,10 +115,61 @@ class Plan:
             made_by=f"shoal {__version__}",
         )
 
+    @classmethod
+    def merging(
+        cls,
+        chain: Chain,
+        steps: Iterable[Merge],
+        *,
+        inputs: Any,
+        budget: Budget | None = None,
+        method: str = "by hand",
+        settings: Mapping[str, Any] | None = None,
+        predicted: Mapping[str, Any] | None = None,
+    ) -> Plan:
+        """Return the plan that rewrites segments of a network's layers.
+
+        Args:
+            chain: The layers, `find_units(…, granularity="layer")`.
+            steps: The segments; they do not overlap.
+            inputs: What the network takes, as `shoal.calling.describe_inputs` writes it.
+            budget, method, settings, predicted: As the attributes.
+
+        Raises:
+            PlanError: If the segments overlap, or are not of this chain.
+            UnitError: If a layer goes that has to stay.
+        """
+        from shoal import __version__
+
+        ordered = tuple(sorted(steps, key=lambda step: step.start))
+        for step in ordered:
+            _check_removable(chain, [chain[index] for index in step.removed])
+        plan = cls(
+            model=ModelSummary.of(chain, inputs),
+            steps=ordered,
+            budget=budget,
+            method=method,
+            settings=dict(settings or {}),
+            predicted={"units": _left(len(chain), ordered)} | dict(predicted or {}),
+            made_by=f"shoal {__version__}",
+        )
+        _check_steps(plan)
+        return plan
+
+    @property
+    def merges(self) -> tuple[Merge, ...]:
+        """The segments of layers that are rewritten."""
+        return tuple(step for step in self.steps if isinstance(step, Merge))
+
+    @property
+    def removals(self) -> tuple[Remove, ...]:
+        """The units that are removed as units."""
+        return tuple(step for step in self.steps if isinstance(step, Remove))
+
     @property
     def removed(self) -> tuple[int, ...]:
-        """Indices of the removed units in the original chain, ascending."""
-        return tuple(step.index for step in self.steps)
+        """Indices in the original chain, ascending, of the units that go; not of those that are merged."""
+        return tuple(index for step in self.steps for index in step.removed)
 
     @property
     def runs(self) -> tuple[Segment, ...]:
@@ -160,21 +178,31 @@ class Plan:
 
     @property
     def index_map(self) -> dict[int, int]:
-        """Original index → new index of every unit that stays."""
+        """Original index → new index of every unit that stays; layers that become one share theirs."""
         gone = set(self.removed)
-        kept = [index for index in range(len(self.model.units)) if index not in gone]
-        return {old: new for new, old in enumerate(kept)}
+        joined: dict[int, int] = {}
+        for step in self.merges:
+            joined |= dict.fromkeys(step.kept[1:] if step.fused else (), step.kept[0] if step.kept else -1)
+        numbers: dict[int, int] = {}
+        for index in range(len(self.model.units)):
+            if index in joined:
+                numbers[index] = numbers[joined[index]]
+            elif index not in gone:
+                numbers[index] = len(set(numbers.values()))
+        return numbers
 
     @property
     def surviving_names(self) -> dict[str, str]:
-        """Original name → new name of every unit that stays; entries of shortened lists move down."""
+        """Original name → new name of every unit that stays as it is; entries of lists move down."""
         gone: dict[str, list[int]] = {}
-        for step in self.steps:
+        for step in self.removals:
             for path in step.modules if step.removal == "delete" else ():
                 container, _, key = path.rpartition(".")
                 if key.isdecimal():
                     gone.setdefault(container, []).append(int(key))
-        return {name: _moved(name, gone) for name in (self.model.units[index] for index in self.index_map)}
+        merged = {name for step in self.merges for name in step.layers}
+        stay = (self.model.units[index] for index in self.index_map)
+        return {name: _moved(name, gone) for name in stay if name not in merged}
 
     def check(self, chain: Chain) -> None:
         """Check that this plan was made for the network whose units are `chain`.
@@ -201,7 +229,7 @@ class Plan:
         fields = {
             "version": VERSION,
             "model": asdict(self.model),
-            "steps": [{"op": "remove", **asdict(step)} for step in self.steps],
+            "steps": [{"op": step.op, **asdict(step)} for step in self.steps],
             "budget": None if self.budget is None else asdict(self.budget),
             "method": self.method,
             "settings": dict(self.settings),
@@ -232,7 +260,7 @@ class Plan:
         try:
             plan = cls(
                 model=_summary(fields["model"]),
-                steps=tuple(_step(step) for step in fields["steps"]),
+                steps=tuple(step_from(step) for step in fields["steps"]),
                 budget=None if fields["budget"] is None else Budget(**fields["budget"]),
                 method=str(fields["method"]),
                 settings=dict(fields["settings"]),
@@ -247,6 +275,10 @@ class Plan:
         return plan
 
     def __str__(self) -> str:
+        if self.merges:
+            before, after = len(self.model.units), _left(len(self.model.units), self.merges)
+            rewritten = ", ".join(str(step.segment) for step in self.merges)
+            return f"{self.method}: {before} layers become {after}: {rewritten}"
         runs = ", ".join(map(str, self.runs)) or "nothing"
         return f"{self.method}: remove {len(self.steps)} of {len(self.model.units)} units: {runs}"
 
@@ -270,8 +302,11 @@ def _check_removable(chain: Chain, chosen: Sequence[Unit]) -> None:
 
 def _check_steps(plan: Plan) -> None:
     """Check that the steps of a plan that someone may have edited name its units, in forward order."""
+    if plan.merges:
+        _check_merges(plan)
+        return
     units = dict(enumerate(plan.model.units))
-    for step in plan.steps:
+    for step in plan.removals:
         if units.get(step.index) != step.unit:
             raise PlanError(
                 f"asked to read a plan that removes unit {step.index}, {step.unit!r}: of its {len(units)} "
@@ -288,6 +323,36 @@ def _check_steps(plan: Plan) -> None:
             "in forward order. Make the plan anew."
         )
     _check_promise(plan)
+
+
+def _check_merges(plan: Plan) -> None:
+    if plan.removals:
+        raise PlanError(
+            "asked to use a plan that removes units and merges layers: these are two plans, one after the "
+            "other. Make the plan anew."
+        )
+    units, end = plan.model.units, 0
+    for step in plan.merges:
+        named = tuple(units[step.start : step.stop])
+        if not 0 <= end <= step.start < step.stop <= len(units) or named != step.layers:
+            raise PlanError(
+                f"asked to use a plan that rewrites the layers {step.segment}, {list(step.layers)}: of its "
+                f"{len(units)} layers, those behind the step before are {list(units[end:])[:4]}…. Make the "
+                "plan anew."
+            )
+        if list(step.kept) != sorted(set(step.kept) & set(step.segment)):
+            raise PlanError(
+                f"asked to use a plan that keeps {list(step.kept)} of the layers {step.segment}: each is "
+                "kept once, in forward order. Make the plan anew."
+            )
+        end = step.stop
+
+
+def _left(layers: int, steps: Iterable[Merge]) -> int:
+    """How many convolutions are left of so many layers."""
+    for step in steps:
+        layers -= len(step.segment) - (min(1, len(step.kept)) if step.fused else len(step.kept))
+    return layers
 
 
 def _check_promise(plan: Plan) -> None:
@@ -329,21 +394,5 @@ def _summary(fields: dict[str, Any]) -> ModelSummary:
         macs=fields["macs"],
         units=tuple(fields["units"]),
         unit_params=tuple(fields["unit_params"]),
-    )
-
-
-def _step(fields: dict[str, Any]) -> Remove:
-    if fields["op"] != "remove":
-        raise PlanError(f"asked to read a plan with a step {fields['op']!r}: this shoal knows 'remove'.")
-    if fields["removal"] not in ("delete", "bypass"):
-        raise PlanError(
-            f"asked to read a plan that removes {fields['unit']!r} by {fields['removal']!r}: "
-            "this shoal knows 'delete' and 'bypass'."
-        )
-    return Remove(
-        unit=fields["unit"],
-        index=fields["index"],
-        modules=tuple(fields["modules"]),
-        removal=cast(Removal, fields["removal"]),
-        outputs=fields["outputs"],
+        inputs=fields.get("inputs"),
     )

@@ -166,8 +166,8 @@ def test_a_missing_part_is_refused(plan):
 
 
 def test_an_unknown_step_is_refused(plan):
-    with pytest.raises(PlanError, match="a step 'merge': this shoal knows 'remove'"):
-        Plan.from_json(with_step(plan, op="merge"))
+    with pytest.raises(PlanError, match="a step 'quantise': this shoal knows 'remove'"):
+        Plan.from_json(with_step(plan, op="quantise"))
     with pytest.raises(PlanError, match="removes 'layers.1' by 'skip'"):
         Plan.from_json(with_step(plan, removal="skip"))
 

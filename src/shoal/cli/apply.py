@@ -148,7 +148,7 @@ def _cut_network(options: Options, plan: Plan) -> None:
     example = open_example(options, loaded)
     _check_fit(plan, loaded.model, example)
     if writes:
-        check_format(loaded.model, options.format, plan.steps)
+        check_format(loaded.model, options.format, plan.removals)
     small = apply(loaded.model, plan)
     check_equal(loaded.model, plan, small, example)
     before, after = measure_pair(loaded.model, small, example)

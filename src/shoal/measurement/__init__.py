@@ -1,6 +1,7 @@
 """What a network costs and how well it does: parameters, MACs, latency, memory, quality."""
 
 from shoal.measurement.cache import CacheSize
+from shoal.measurement.convolutions import ShapeSettings, ShapeTiming, time_shapes
 from shoal.measurement.costs import measure, measure_pair
 from shoal.measurement.counting import MacCount, count_macs, count_params
 from shoal.measurement.footprint import Footprint, footprint
@@ -37,6 +38,7 @@ from shoal.measurement.quality import (
     evaluate_samples,
     paired_difference,
 )
+from shoal.measurement.stand_ins import activation_module, has_activation, stand_in
 from shoal.measurement.tasks import check_tasks, evaluate_tasks
 
 __all__ = [
@@ -48,7 +50,10 @@ __all__ = [
     "MacCount",
     "Prompts",
     "SampleLosses",
+    "ShapeSettings",
+    "ShapeTiming",
     "Timing",
+    "activation_module",
     "cannot_generate",
     "check_generation",
     "check_tasks",
@@ -61,6 +66,7 @@ __all__ = [
     "evaluate_tasks",
     "footprint",
     "generation_accuracy",
+    "has_activation",
     "is_causal",
     "logits_of",
     "measure",
@@ -70,7 +76,9 @@ __all__ = [
     "peak_memory",
     "sample_losses",
     "sample_weights",
+    "stand_in",
     "time_calls",
+    "time_shapes",
     "token_targets",
     "unit_latency",
     "wilson_interval",

@@ -79,12 +79,18 @@ class Timing:
         """How many calls were measured."""
         return len(self.seconds)
 
+    @property
+    def quickest(self) -> float:
+        """Median seconds of the quickest quarter of the calls: those that nothing interrupted."""
+        return _quickest(self.seconds)
+
 
 def time_calls(
     functions: Mapping[str, Callable[[], object]],
     *,
     device: torch.device | str = "cpu",
     settings: LatencySettings | None = None,
+    before: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Timing]:
     """Return how long each function takes, measured in rounds in which each is called once.
 
@@ -92,6 +98,8 @@ def time_calls(
         functions: What to call, by name.
         device: Where the work runs; CUDA is waited for and timed by its own events.
         settings: Repetitions and time limit.
+        before: What to call right before a function, by the function's name; its time does not count.
+            CUDA goes on from it to the function without being waited for.
 
     Returns:
         A timing for every name, all with the same number of repetitions.
@@ -103,17 +111,19 @@ def time_calls(
     """
     settings = settings or LatencySettings()
     clock = _clock(torch.device(device))
+    first = before or {}
+    pairs = {name: (function, first.get(name, lambda: None)) for name, function in functions.items()}
     for _ in range(settings.warmup):
-        for function in functions.values():
-            clock(function)
+        for pair in pairs.values():
+            clock(*pair)
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     deadline = time.perf_counter() + settings.max_seconds * len(functions)
     with _no_collection():
         for done in range(settings.max_repetitions):
             if done >= settings.min_repetitions and time.perf_counter() > deadline:
                 break
-            for name, function in functions.items():
-                seconds[name].append(clock(function))
+            for name, pair in pairs.items():
+                seconds[name].append(clock(*pair))
     return {name: Timing.of(values) for name, values in seconds.items()}
 
 
@@ -220,16 +230,18 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _clock(device: torch.device) -> Callable[[Callable[[], object]], float]:
-    """Return the function that calls another one and returns the seconds it took on `device`."""
+def _clock(device: torch.device) -> Callable[[Callable[[], object], Callable[[], object]], float]:
+    """Return the function that calls the second of two, then times the first on `device`, in seconds."""
 
-    def on_cpu(function: Callable[[], object]) -> float:
+    def on_cpu(function: Callable[[], object], before: Callable[[], object]) -> float:
+        before()
         start = time.perf_counter()
         function()
         return time.perf_counter() - start
 
-    def on_cuda(function: Callable[[], object]) -> float:
+    def on_cuda(function: Callable[[], object], before: Callable[[], object]) -> float:
         torch.cuda.synchronize(device)
+        before()
         start = _mark(device)
         function()
         stop = _mark(device)

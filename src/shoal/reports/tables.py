@@ -127,22 +127,37 @@ def data_line(data: Mapping[str, Any]) -> str:
 
 
 def plan_table(plan: Plan, evidence: Evidence | None = None) -> Table:
-    """Return what a plan removes, with the scores that speak for it."""
+    """Return what a plan removes, with the scores that speak for it; or what it merges."""
+    if plan.merges:
+        return _merges_table(plan)
     scores = (
         {} if evidence is None else {n: evidence.importance[n] for n in _SCORES if n in evidence.importance}
     )
     segments = [Segment(*ends) for ends in plan.predicted.get("segments", ())]
     names = ["unit", "name", "params", *(["segment"] if segments else []), *scores]
     rows = []
-    for step in plan.steps:
+    for step in plan.removals:
         segment = [str(s) for s in segments if step.index in s] or ["-"]
         size = count_text(plan.model.unit_params[step.index])
         told = [_ranked(values, step.index) for values in scores.values()]
         rows.append((str(step.index), step.unit, size, *(segment[:1] if segments else []), *told))
     right = (0, 2, *range(4 if segments else 3, len(names)))
-    ranks = ("in brackets: rank among all units, 1 = least important",) if scores and plan.steps else ()
+    ranks = ("in brackets: rank among all units, 1 = least important",) if scores and plan.removals else ()
     notes = (*ranks, *_promises(plan))
     return Table(title=str(plan), columns=_columns(names, right), rows=tuple(rows), notes=notes)
+
+
+def _merges_table(plan: Plan) -> Table:
+    rows = []
+    for step in plan.merges:
+        gone = ", ".join(plan.model.units[index] for index in step.removed) or "-"
+        left = "1 convolution" if step.fused else f"{len(step.kept)} one after the other"
+        what = "identity" if not step.kept else left
+        first, last = step.layers[0], step.layers[-1]
+        named = first if len(step.layers) == 1 else f"{first} … {last}"
+        rows.append((str(step.segment), named, what, gone, step.added or "-"))
+    columns = _columns(["layers", "from … to", "become", "left out", "activation added"], ())
+    return Table(title=str(plan), columns=columns, rows=tuple(rows), notes=tuple(_promises(plan)))
 
 
 def _ranked(values: Iterable[float], index: int) -> str:

@@ -1,6 +1,7 @@
 """Plan + model → new model; networks to folders and back; proof that a folder is right."""
 
 from shoal.architectures.shards import read_checkpoint
+from shoal.surgery.applying import apply, check_plan, expand, merge
 from shoal.surgery.blueprint import Blueprint, draw_blueprint
 from shoal.surgery.checkpoint import save
 from shoal.surgery.checks import Check, Depth, Verification
@@ -11,7 +12,6 @@ from shoal.surgery.loading import load
 from shoal.surgery.originals import check_format, format_of
 from shoal.surgery.publishing import save_verified
 from shoal.surgery.record import read_record
-from shoal.surgery.removal import apply, check_plan
 from shoal.surgery.structure import build_skeleton
 from shoal.surgery.verification import record_verification, verify
 
@@ -28,9 +28,11 @@ __all__ = [
     "check_target",
     "cut_folder",
     "draw_blueprint",
+    "expand",
     "format_of",
     "is_checkpoint",
     "load",
+    "merge",
     "read_checkpoint",
     "read_record",
     "record_verification",

@@ -20,7 +20,7 @@ from shoal.errors import SurgeryError, UnitError
 from shoal.plan import Plan
 from shoal.surgery.carrying import Load, Part, Piece, header_of
 from shoal.surgery.record import WEIGHTS
-from shoal.surgery.removal import apply
+from shoal.surgery.removal import remove_units
 from shoal.surgery.renaming import Shortened, find_prefix, renamed, shortened_lists, surviving_keys
 from shoal.surgery.structure import build_skeleton, left_unread, read_fields, stock_names
 
@@ -87,13 +87,13 @@ def draw_blueprint(checkpoint: Checkpoint, plan: Plan) -> Blueprint:
     # Fails now and not after the weights are written.
     companions(folder)
     before = build_skeleton(folder)
-    bypassed = [step.unit for step in plan.steps if step.removal != "delete"]
+    bypassed = [step.unit for step in plan.removals if step.removal != "delete"]
     if bypassed:
         raise UnitError(
             f"asked to bypass {', '.join(bypassed[:3])} in the checkpoint {str(folder)!r}: only whole layers "
             "can be removed from files. Load the network and cut it in memory."
         )
-    after = apply(before, plan)
+    after = remove_units(before, plan)
     stock, lists = stock_names(checkpoint.entries, before), {}
     for layers in shortened_lists(before, plan):
         numbers = frozenset(

@@ -26,7 +26,7 @@ from shoal.surgery.loading import read_folder
 from shoal.surgery.probe import write_probe
 from shoal.surgery.proof import prove_cut
 from shoal.surgery.record import PROBE, WEIGHTS, plain, share, versions, write_record
-from shoal.surgery.removal import apply
+from shoal.surgery.removal import remove_units
 from shoal.surgery.storage import storage_fields, write_cut_config
 from shoal.surgery.structure import not_loaded, read_fields
 from shoal.surgery.verification import fits_in_memory, record_verification, verify
@@ -58,7 +58,7 @@ def why_in_memory(
     """
     if not is_checkpoint(folder):
         return "it is no local Hugging Face folder with safetensors"
-    if any(step.removal != "delete" for step in plan.steps):
+    if any(step.removal != "delete" for step in plan.removals):
         return "the plan bypasses units, and files can only lose whole layers"
     fields = read_fields(folder)
     stored = fields.get("dtype") or fields.get("torch_dtype")
@@ -208,7 +208,7 @@ def _probe(blueprint: Blueprint, folder: Path) -> dict[str, str]:
     except (ConfigError, VerificationError):
         # What is wrong with the original is not the cut's.
         return {}
-    small = apply(original, blueprint.plan)
+    small = remove_units(original, blueprint.plan)
     check_equal(original, blueprint.plan, small, example)
     write_probe(small, example, folder / PROBE)
     return {PROBE: file_hash(folder / PROBE)}

@@ -54,7 +54,7 @@ def check_equal(model: nn.Module, plan: Plan, small: nn.Module, example: Inputs)
 def _bypassed(model: nn.Module, plan: Plan, example: Inputs) -> tuple[Tensor, ...]:
     replaced = [
         (model.get_submodule(path), stand_in.forward)
-        for step in plan.steps
+        for step in plan.removals
         for path, stand_in in zip(step.modules, stand_ins(step.outputs, len(step.modules)), strict=True)
     ]
     with forward_replaced(replaced):

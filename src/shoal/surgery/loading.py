@@ -17,9 +17,9 @@ from shoal.architectures.pretrained import read_pretrained
 from shoal.architectures.references import rebuild
 from shoal.errors import ConfigError, VerificationError
 from shoal.plan import Plan
+from shoal.surgery.applying import apply
 from shoal.surgery.originals import rebuild_original
 from shoal.surgery.record import RECORD, WEIGHTS, read_record
-from shoal.surgery.removal import apply
 
 __all__ = ["Original", "is_pretrained_folder", "load", "read_folder"]
 

@@ -20,7 +20,7 @@ from shoal.architectures.stock import build_from_config, read_config, why_not_st
 from shoal.errors import ConfigError, PlanError, SurgeryError, UnitError
 from shoal.plan import Plan, Remove
 from shoal.surgery.record import read_record
-from shoal.surgery.removal import apply
+from shoal.surgery.removal import remove_units
 from shoal.units import Unit, ends_in_zeros
 
 __all__ = ["FORMATS", "Format", "check_format", "format_of", "rebuild_original", "write_original"]
@@ -109,7 +109,7 @@ def _gap(model: nn.Module, config: Any, plans: Sequence[Plan]) -> str:
         return "it cannot be built without weights"
     try:
         for plan in plans:
-            built = apply(built, plan)
+            built = remove_units(built, plan)
     except (PlanError, UnitError, SurgeryError) as error:
         return str(error)
     return difference_of(model, built)
@@ -128,7 +128,7 @@ def rebuild_original(
         return None
     model = build_from_config(folder / ORIGINAL, trust_remote_code=trust_remote_code)
     for plan in _plans(record):
-        model = apply(model, plan)
+        model = remove_units(model, plan)
     return model
 
 

@@ -45,7 +45,7 @@ class Moves:
         self.modules = tuple(dict.fromkeys(_LORA.sub("", name) for name in names if _LORA.search(name)))
         self.gone: dict[str, set[int]] = {}
         self.emptied: list[str] = []
-        for step in plan.steps:
+        for step in plan.removals:
             for path in step.modules:
                 container, _, key = path.rpartition(".")
                 if step.removal == "delete" and key.isdecimal():

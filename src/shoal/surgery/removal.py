@@ -18,12 +18,13 @@ from shoal.architectures.huggingface import owner_of
 from shoal.architectures.refitting import Refit, plan_refit, why_not
 from shoal.architectures.skeletons import stand_ins_of
 from shoal.errors import PlanError, SurgeryError, UnitError
-from shoal.plan import Plan, Remove
+from shoal.plan import Plan
+from shoal.steps import Remove
 from shoal.surgery.generation import repair_generation_
 from shoal.surgery.hooks import rehook_, shared_by_hooks
 from shoal.units import ends_in_zeros
 
-__all__ = ["apply", "check_plan"]
+__all__ = ["check_removals", "remove_units"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class _Gone(nn.Module):
     """Marks, in a copy, the place of a module that leaves its container."""
 
 
-def apply(model: nn.Module, plan: Plan) -> nn.Module:
+def remove_units(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a new model without the units that the plan removes.
 
     It has the class, device, dtype and training mode of `model`. Entries that leave a list are
@@ -72,7 +73,7 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         >>> import torch
         >>> from shoal.architectures import find_units
         >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
-        >>> len(apply(net, Plan.removing(find_units(net, torch.ones(1, 4)), [1])))
+        >>> len(remove_units(net, Plan.removing(find_units(net, torch.ones(1, 4)), [1])))
         2
     """
     cuts, refits = _prepared(model, plan)
@@ -96,8 +97,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
     return small
 
 
-def check_plan(model: nn.Module, plan: Plan) -> None:
-    """Check, without cutting anything, that `apply` can do what a plan says.
+def check_removals(model: nn.Module, plan: Plan) -> None:
+    """Check, without cutting anything, that `remove_units` can do what a plan says.
 
     Args:
         model: The network that the plan was made for.
@@ -114,7 +115,7 @@ def check_plan(model: nn.Module, plan: Plan) -> None:
 def _prepared(model: nn.Module, plan: Plan) -> tuple[list[_Cut], dict[str, Refit]]:
     """The cuts, and how the Hugging Face models that lose layers are kept true, by their paths."""
     _check_fit(model, plan)
-    cuts = [cut for step in plan.steps for cut in _cuts(model, step)]
+    cuts = [cut for step in plan.removals for cut in _cuts(model, step)]
     _check_lists(model, cuts)
     refits = _refits(model, [cut for cut in cuts if not cut.branch])
     _renumbered(model, plan)
@@ -131,7 +132,7 @@ def _check_fit(model: nn.Module, plan: Plan) -> None:
         )
     sizes = dict(zip(plan.model.units, plan.model.unit_params, strict=False))
     taken: list[str] = []
-    for step in plan.steps:
+    for step in plan.removals:
         modules = _modules(model, step)
         found = _count(p for module in modules for p in module.parameters())
         if found != sizes.get(step.unit):
@@ -228,7 +229,7 @@ def _refits(model: nn.Module, cuts: list[_Cut]) -> dict[str, Refit]:
 def _renumbered(model: nn.Module, plan: Plan) -> list[str]:
     """The paths of the transformers models that lose parts of layers with a place in the cache."""
     owners: dict[str, None] = {}
-    for step in plan.steps:
+    for step in plan.removals:
         found = owner_of(model, step.modules[0]) if ends_in_zeros(step.outputs) else None
         if found is None or step.removal != "bypass":
             continue

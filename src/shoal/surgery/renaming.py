@@ -46,7 +46,7 @@ def shortened_lists(model: nn.Module, plan: Plan) -> list[Shortened]:
         UnitError: If a list would be shortened that stands in a layer of another one that is.
     """
     gone: dict[str, set[str]] = {}
-    for path in (path for step in plan.steps for path in step.modules):
+    for path in (path for step in plan.removals for path in step.modules):
         container, _, key = path.rpartition(".")
         gone.setdefault(container, set()).add(key)
     for outer in gone:

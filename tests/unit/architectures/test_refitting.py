@@ -14,7 +14,7 @@ from shoal.architectures.huggingface import is_pretrained, owner_of
 from shoal.architectures.refitting import plan_refit, why_not
 from shoal.errors import UnitError
 from shoal.plan import Plan
-from shoal.surgery.removal import apply
+from shoal.surgery.removal import remove_units
 from shoal.units import Chain, Unit
 
 transformers = pytest.importorskip("transformers")
@@ -106,7 +106,7 @@ def chain_of(model: Any, container: str) -> Chain:
 
 
 def cut(model: Any, removed: list[int]) -> Any:
-    return apply(model, Plan.removing(chain_of(model, container_of(model)), removed))
+    return remove_units(model, Plan.removing(chain_of(model, container_of(model)), removed))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -114,7 +114,7 @@ def test_a_shallower_model_answers_like_the_bypassed_one(kind):
     model, inputs = model_of(kind), inputs_of(kind)
     chain = chain_of(model, container_of(model))
     for removed in ([], [0], [1, 2], [3], [0, 1, 3]):
-        small: Any = apply(model, Plan.removing(chain, removed))
+        small: Any = remove_units(model, Plan.removing(chain, removed))
         with torch.no_grad(), bypassed(model, chain, removed):
             expected = model(**inputs, **({} if kind in PICTURES else {"use_cache": False})).logits
             found = small(**inputs).logits
@@ -187,7 +187,7 @@ def test_a_transformers_model_inside_another_network_is_repaired_too():
             self.encoder = model_of("bert").bert
 
     model = Wrapped()
-    small: Any = apply(model, Plan.removing(chain_of(model, "encoder.encoder.layer"), [0]))
+    small: Any = remove_units(model, Plan.removing(chain_of(model, "encoder.encoder.layer"), [0]))
     assert owner_of(model, "encoder.encoder.layer")[0] == "encoder"  # type: ignore[index]
     assert small.encoder.config.num_hidden_layers == LAYERS - 1
 
@@ -195,7 +195,7 @@ def test_a_transformers_model_inside_another_network_is_repaired_too():
 def refused(model: Any, container: str, match: str, removed: tuple[int, ...] = (0,)) -> None:
     before = copy.deepcopy(model.config.to_dict())
     with pytest.raises(UnitError, match=match):
-        apply(model, Plan.removing(chain_of(model, container), removed))
+        remove_units(model, Plan.removing(chain_of(model, container), removed))
     assert model.config.to_dict() == before
 
 
@@ -251,7 +251,7 @@ def test_a_layer_that_would_be_another_at_its_new_place_is_refused_with_the_near
         r"layers \[0\] of layers .* in place of layers.1.attn_norm .*The nearest cut that works removes \[1\]"
     )
     refused(model, "layers", match)
-    small: Any = apply(model, Plan.removing(chain_of(model, "layers"), [1]))
+    small: Any = remove_units(model, Plan.removing(chain_of(model, "layers"), [1]))
     assert len(small.layers) == 5
 
 
@@ -284,7 +284,7 @@ def test_an_encoder_and_a_decoder_are_cut_by_fields_of_their_own():
     both = [chain_of(model, f"{part}.block").units for part in ("encoder", "decoder")]
     units = tuple(replace(unit, index=index) for index, unit in enumerate((*both[0], *both[1])))
     chain = replace(chain_of(model, "encoder.block"), units=units)
-    small: Any = apply(model, Plan.removing(chain, [1, 4, 5]))
+    small: Any = remove_units(model, Plan.removing(chain, [1, 4, 5]))
     assert (small.config.num_layers, small.config.num_decoder_layers) == (2, 1)
     assert (small.encoder.config.num_layers, small.decoder.config.num_layers) == (2, 1)
     assert (model.config.num_layers, model.decoder.config.num_layers) == (3, 3)
@@ -313,7 +313,7 @@ def test_stages_are_counted_by_a_list():
 
 
 def cut_list(model: Any, container: str, removed: list[int]) -> Any:
-    return apply(model, Plan.removing(chain_of(model, container), removed))
+    return remove_units(model, Plan.removing(chain_of(model, container), removed))
 
 
 @pytest.mark.parametrize("kept", [[0, 2, 3], [3], [0, 1, 2, 3]])

@@ -82,6 +82,6 @@ def test_another_shape_at_the_new_place_is_refused(llama, tmp_path, monkeypatch)
         small.model.norm.weight = torch.nn.Parameter(torch.empty(3, device="meta"))
         return small
 
-    monkeypatch.setattr(blueprint, "apply", odd)
+    monkeypatch.setattr(blueprint, "remove_units", odd)
     with pytest.raises(SurgeryError, match=r"model\.norm\.weight would have another shape"):
         draw_blueprint(read_checkpoint(tmp_path / "source"), plan_for(llama, [1]))

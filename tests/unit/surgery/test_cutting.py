@@ -273,7 +273,7 @@ def test_layers_with_other_weights_at_their_new_place_are_refused(source, plan, 
         del small.model.layers[1].mlp
         return small
 
-    monkeypatch.setattr(blueprint, "apply", odd)
+    monkeypatch.setattr(blueprint, "remove_units", odd)
     with pytest.raises(SurgeryError, match="the layers would have other weights"):
         cut_folder(source, plan, tmp_path / "cut")
 
