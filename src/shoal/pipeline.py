@@ -17,12 +17,21 @@ from shoal.errors import ConfigError, DataError, ShoalWarning, UnitError
 from shoal.importance import EvidenceSettings, StreamSettings, collect_evidence, stream_evidence
 from shoal.journal import Journal
 from shoal.measurement import Loss, evaluate_quality, measure_pair
-from shoal.methods import Request, get, settings_for
+from shoal.methods import Method, Request, get, settings_for
 from shoal.methods.timing import choose_on_time
 from shoal.plan import Plan
 from shoal.processes import together
 from shoal.result import CompressionResult, Evidence
-from shoal.surgery import apply, check_equal, check_format, check_plan, check_target, save_verified
+from shoal.surgery import (
+    certify,
+    check_equal,
+    check_format,
+    check_plan,
+    check_target,
+    expand,
+    merge_layers,
+    save_verified,
+)
 from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 from shoal.units import Granularity
@@ -154,7 +163,7 @@ def make_plan(
         loss=loss,
         evidence=evidence,
         journal=journal,
-        granularity=granularity,
+        granularity=get(method).granularity or granularity,
     )
     plan = choose_plan(request, method, preset=preset, settings=settings)
     check_plan(model, plan)
@@ -217,7 +226,7 @@ def compress(
         loss=loss,
         evidence=evidence,
         journal=journal,
-        granularity=granularity,
+        granularity=get(method).granularity or granularity,
     )
     train = request.heal_batches = batches if heal_batches is None else heal_batches
     plan = choose_plan(request, method, preset=preset, settings=settings)
@@ -225,7 +234,7 @@ def compress(
         check_format(model, output.format, plan.removals)
     small = request.shallower
     if small is None:
-        small = apply(model, plan)
+        small = expand(model, plan)
         check_equal(model, plan, small, request.example)
     if heal is not None:
         small = heal_model(
@@ -238,6 +247,9 @@ def compress(
             checkpoint=checkpoint,
             resume=resume,
         )
+    # Convolutions are merged last: what was trained computes the same.
+    certificate = certify(model, plan, small) if plan.merges else None
+    small = merge_layers(model, plan, small)
     before, after = measure_pair(model, small, request.example)
     if evaluation is not None:
         quality = [evaluate_quality(each, evaluation, loss=loss) for each in (model, small)]
@@ -256,9 +268,17 @@ def compress(
             before=before,
             after=after,
             tokenizer_from=output.original,
+            certificate=certificate,
             extra=output.notes,
         )
-    return CompressionResult(model=small, plan=plan, evidence=request.evidence, before=before, after=after)
+    return CompressionResult(
+        model=small,
+        plan=plan,
+        evidence=request.evidence,
+        before=before,
+        after=after,
+        certificate=certificate,
+    )
 
 
 def make_request(
@@ -302,6 +322,7 @@ def make_request(
         loss=loss,
         evidence=evidence,
         journal=Journal() if journal is None else journal,
+        granularity=granularity,
     )
 
 
@@ -317,13 +338,22 @@ def choose_plan(request: Request, method: str, *, preset: str | None = None, set
     """
     chosen = get(method)
     wanted = settings_for(chosen, settings, preset)
-    if request.budget.quantity != "latency":
+    _check_granularity(request, chosen)
+    if request.budget.quantity != "latency" or chosen.times_itself:
         return chosen.choose(request, wanted)
     measured = request.latency
     plan = choose_on_time(request, chosen, wanted)
     if request.evidence is not None:
         request.evidence = replace(request.evidence, latency=measured)
     return plan
+
+
+def _check_granularity(request: Request, method: Method) -> None:
+    if (method.granularity == "layer") != (request.granularity == "layer"):
+        works = "layermerge, layer_only, depth_merge" if request.granularity == "layer" else "layer"
+        raise ConfigError(
+            f"asked for {method.name} with units of the granularity {request.granularity}: {works} works."
+        )
 
 
 def _example(batches: Iterable[Batch], example: Inputs | None) -> Inputs:

@@ -172,6 +172,18 @@ class Plan:
         return tuple(index for step in self.steps for index in step.removed)
 
     @property
+    def left(self) -> int:
+        """How many units are left; of layers that are merged, how many convolutions."""
+        if self.merges:
+            return _left(len(self.model.units), self.merges)
+        return len(self.model.units) - len(self.steps)
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What tells the network that this plan makes from others that are made of the same one."""
+        return self.merges or self.removed
+
+    @property
     def runs(self) -> tuple[Segment, ...]:
         """The removed units as maximal contiguous runs."""
         return Segment.runs(self.removed)

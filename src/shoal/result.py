@@ -17,7 +17,7 @@ from shoal.units import Chain, Segment, Segmentation
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["CompressionResult", "Evidence", "Measurement"]
+__all__ = ["Certificate", "CompressionResult", "Evidence", "Measurement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +139,32 @@ class Evidence:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Proof that a network with merged convolutions computes what the expanded one does.
+
+    Differences are the largest between two outputs, divided by the largest output, in float64.
+
+    Attributes:
+        whole: Of the whole network, for the sizes that were tried.
+        segments: Of each merged segment by itself, on random maps with their borders, by `[start, stop)`.
+        sizes: Shapes of the inputs that the whole network was tried with.
+        drift: How far the expanded network lies from one whose convolutions pad where they did, before
+            any training: what moving the zeros to the beginning of segments changed.
+        limit: The largest difference that is rounding.
+    """
+
+    whole: float
+    segments: Mapping[str, float] = field(hash=False)
+    sizes: tuple[tuple[int, ...], ...] = ()
+    drift: float | None = None
+    limit: float = 1e-9
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the certificate as JSON values."""
+        return asdict(self) | {"segments": dict(self.segments)}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CompressionResult:
     """What `shoal.compress` hands back.
@@ -149,6 +175,8 @@ class CompressionResult:
         evidence: What the choice rests on; None where the method needed none.
         before: What the original costs and how well it does.
         after: The same of the shallower network.
+        certificate: For plans of merges, proof that the merged network is the one that was trained; None
+            for others.
     """
 
     model: nn.Module = field(hash=False)
@@ -156,6 +184,7 @@ class CompressionResult:
     evidence: Evidence | None
     before: Measurement
     after: Measurement
+    certificate: Certificate | None = None
 
 
 def _listed(values: NDArray[np.float64]) -> list[Any]:

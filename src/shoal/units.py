@@ -17,8 +17,8 @@ from shoal.errors import ConfigError, UnitError
 
 __all__ = ["GRANULARITIES", "Chain", "Granularity", "Segment", "Segmentation", "Unit", "ends_in_zeros"]
 
-Granularity = Literal["block", "sublayer"]
-GRANULARITIES: tuple[Granularity, ...] = ("block", "sublayer")
+Granularity = Literal["block", "sublayer", "layer"]
+GRANULARITIES: tuple[Granularity, ...] = ("block", "sublayer", "layer")
 Removal = Literal["delete", "bypass"]
 After = Literal["", "next", "container"]
 
@@ -177,6 +177,7 @@ class Chain:
         macs: Multiply-accumulates of the whole network for the example.
         uncounted: Operations whose multiply-accumulates could not be counted, with how often each
             was met.
+        left_out: Dotted path of a module → why it takes no part, for layers that may be merged.
     """
 
     units: tuple[Unit, ...]
@@ -184,6 +185,7 @@ class Chain:
     params: int
     macs: int
     uncounted: dict[str, int] = field(default_factory=dict, hash=False)
+    left_out: dict[str, str] = field(default_factory=dict, hash=False)
 
     def __len__(self) -> int:
         return len(self.units)

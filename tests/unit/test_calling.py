@@ -1,17 +1,21 @@
+import json
 from collections import UserDict
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, TensorDataset
 
 from shoal.calling import (
     call,
     check_batches,
+    describe_inputs,
     device_of,
     evaluating,
     first_sample,
+    inputs_like,
     join_batch,
     sample_count,
     split_batch,
@@ -202,3 +206,28 @@ def test_inputs_go_to_the_device_on_which_offloaded_weights_are_used():
     assert next(net.parameters()).is_meta
     assert device_of(net) == torch.device("cpu")
     assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        torch.randn(2, 3),
+        (torch.randn(2, 3), torch.arange(2)),
+        {"x": torch.randn(1, 2).to(torch.bfloat16), "flag": True, "none": None, "text": "a"},
+        (torch.zeros(0, 3), (torch.ones(1), 2.5)),
+    ],
+)
+def test_described_inputs_are_made_again_with_their_shapes_and_dtypes(inputs):
+    described = json.loads(json.dumps(describe_inputs(inputs)))
+    made = inputs_like(described)
+    assert describe_inputs(made) == described
+    again = tree_leaves(inputs_like(described))
+    assert all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
+        for a, b in zip(tree_leaves(made), again, strict=True)
+    )
+
+
+def test_what_json_does_not_say_is_refused():
+    with pytest.raises(DataError, match="an input is a object"):
+        describe_inputs((object(),))

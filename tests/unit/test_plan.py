@@ -1,12 +1,12 @@
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
 from shoal.budget import Budget
 from shoal.errors import PlanError, UnitError
-from shoal.plan import Plan
-from shoal.units import Segment
+from shoal.plan import Merge, Plan, Remove
+from shoal.units import Chain, Segment, Unit
 
 
 @pytest.fixture
@@ -194,3 +194,87 @@ def test_a_plan_that_promises_what_its_steps_do_not_leave_is_refused(plan, name)
 def test_a_step_that_removes_the_modules_of_another_unit_is_refused(plan):
     with pytest.raises(PlanError, match="they are not its own"):
         Plan.from_json(with_step(plan, modules=["layers.9"]))
+
+
+# Plans of merges
+
+
+LAYERS = Chain(
+    units=tuple(
+        Unit(
+            name=f"conv{index}",
+            index=index,
+            modules=(f"conv{index}",),
+            container="",
+            group="",
+            kind="Conv2d",
+            params=10,
+            macs=100,
+            removable=index not in (0, 3),
+            why="it has stride 2" if index in (0, 3) else "",
+        )
+        for index in range(6)
+    ),
+    model="Net",
+    params=100,
+    macs=1000,
+)
+
+
+def merge(start, stop, kept, **changed):
+    names = tuple(f"conv{index}" for index in range(start, stop))
+    return Merge(start=start, stop=stop, kept=kept, layers=names, **changed)
+
+
+def merging(*steps):
+    return Plan.merging(LAYERS, steps, inputs={"shape": [1, 3, 8, 8], "dtype": "float32"})
+
+
+def test_a_plan_of_merges_is_read_back_equal():
+    plan = merging(merge(1, 3, (2,), added="relu"), merge(4, 5, ()))
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    assert again.model.inputs == plan.model.inputs
+    assert again.merges == plan.steps
+    assert again.removals == ()
+
+
+def test_what_is_merged_is_counted_as_one():
+    plan = merging(merge(1, 3, (1, 2)), merge(3, 5, (3, 4), fused=False), merge(5, 6, ()))
+    assert plan.removed == (5,)
+    assert plan.left == plan.predicted["units"] == 4
+    assert plan.index_map == {0: 0, 1: 1, 2: 1, 3: 2, 4: 3}
+    assert plan.surviving_names == {"conv0": "conv0"}
+    assert str(plan) == "by hand: 6 layers become 4: [1, 3), [3, 5), [5, 6)"
+
+
+def test_plans_of_other_merges_are_other_networks():
+    assert merging(merge(1, 3, (1,))).identity != merging(merge(1, 3, (2,))).identity
+
+
+def test_a_layer_that_has_to_stay_cannot_be_left_out_of_a_merge():
+    with pytest.raises(UnitError, match=r"unit 3 \(conv3\): it cannot be removed: it has stride 2"):
+        merging(merge(2, 5, (2, 4)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ((merge(1, 3, (1,)), merge(2, 4, (2, 3))), "those behind the step before"),
+        ((merge(4, 7, (4, 5, 6)),), "of its 6 layers"),
+        ((replace(merge(1, 3, (1,)), layers=("a", "b")),), r"rewrites the layers \[1, 3\), \['a', 'b'\]"),
+        ((merge(1, 3, (2, 1)),), "each is kept once, in forward order"),
+    ],
+)
+def test_merges_that_do_not_fit_are_refused(steps, message):
+    with pytest.raises((PlanError, UnitError), match=message):
+        merging(*steps)
+
+
+def test_a_plan_does_not_remove_units_and_merge_layers():
+    plan = merging(merge(1, 3, (1,)))
+    fields = json.loads(plan.to_json())
+    removal = Remove.of(LAYERS[5])
+    fields["steps"].append({"op": "remove", **asdict(removal)})
+    with pytest.raises(PlanError, match="two plans, one after the other"):
+        Plan.from_json(json.dumps(fields))

@@ -14,6 +14,7 @@ from shoal.architectures.examples import example_for
 from shoal.architectures.flow import record
 from shoal.architectures.hidden import in_zeros
 from shoal.architectures.huggingface import is_pretrained, owner_of
+from shoal.architectures.layer_chain import chain_of_layers
 from shoal.architectures.refitting import why_not
 from shoal.architectures.selection import Candidate, select, weight
 from shoal.architectures.sublayers import in_sublayers
@@ -47,7 +48,8 @@ def find_units(
         granularity: `block`, or `sublayer` for attention and MLP alone: the branches that a block adds
             to its hidden state one by one, each with the norm, scale and other modules that feed or
             follow nothing else. Blocks with a single branch (residual CNNs), and those whose branches
-            are no modules of their own, stay units.
+            are no modules of their own, stay units. `layer` for single convolutions, which methods that
+            merge them work on.
 
     Returns:
         The chain. Units that cannot be removed are in it, with the reason in `why`.
@@ -68,8 +70,10 @@ def find_units(
     """
     if granularity not in GRANULARITIES:
         raise ConfigError(
-            f"asked for units of the granularity {granularity!r}: {' and '.join(GRANULARITIES)} work."
+            f"asked for units of the granularity {granularity!r}: {', '.join(GRANULARITIES)} work."
         )
+    if granularity == "layer":
+        return chain_of_layers(model, example_for(model) if example is None else example)
     with lent_weights(model):
         chain = _find(model, example, granularity)
     return _mark_inexpressible(model, chain, granularity)

@@ -18,8 +18,8 @@ from torch.fx.node import map_aggregate
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
-from shoal.architectures.plain import is_plain
-from shoal.architectures.symbolic import shape_of
+from shoal.architectures.plain import NORMS, has_hooks, is_plain
+from shoal.architectures.symbolic import dtype_of, overwritten_by, shape_of
 from shoal.architectures.tracing import SUMS
 from shoal.architectures.trials import FAILURES
 
@@ -42,20 +42,31 @@ class Operation:
         inputs: The feature maps that it takes, for `shift` the map alone.
         why: Why it can be no part of a merge.
         pads: For `pad` and `average`, zeros before and after, a pair an axis.
+        overwrites: Maps that it changes in place although calls behind it take them too.
     """
 
     kind: str
     inputs: tuple[fx.Node, ...] = ()
     why: str = ""
     pads: tuple[tuple[int, int], ...] = ()
+    overwrites: tuple[fx.Node, ...] = ()
 
     def moved(self, nodes: Mapping[fx.Node, fx.Node]) -> Operation:
         """Return the same of a copy of the graph, whose nodes are given."""
-        return replace(self, inputs=tuple(nodes[each] for each in self.inputs))
+        inputs, overwrites = (tuple(map(nodes.__getitem__, each)) for each in (self.inputs, self.overwrites))
+        return replace(self, inputs=inputs, overwrites=overwrites)
 
 
 def classify(traced: fx.GraphModule, node: fx.Node) -> Operation:
     """Return what a node does."""
+    found = _classify(traced, node)
+    if not (overwrites := overwritten_by(node)):
+        return found
+    why = "it overwrites a map that is used again behind it"
+    return replace(found, kind="other", why=why, overwrites=overwrites)
+
+
+def _classify(traced: fx.GraphModule, node: fx.Node) -> Operation:
     shape = shape_of(node)
     maps = tuple(each for each in node.all_input_nodes if shape_of(each) is not None)
     if node.op in ("placeholder", "output", "get_attr") or shape is None or len(shape) < 3:
@@ -80,19 +91,14 @@ def _module(module: nn.Module, node: fx.Node, maps: tuple[fx.Node, ...]) -> Oper
         return Operation(kind="other", inputs=maps, why=f"it is a transposed convolution ({name})")
     if isinstance(module, _ConvNd):
         return _convolution(module, maps)
-    if isinstance(module, _BatchNorm):
-        if not is_plain(module) or module.running_mean is None:
-            kind = "statistics" if module.running_mean is None else "other"
-            return Operation(kind=kind, inputs=maps[:1], why=f"it is a {name}")
-        return Operation(kind="norm", inputs=maps[:1])
-    if isinstance(module, (nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)):
-        return Operation(kind="statistics", inputs=maps[:1], why=f"{name} takes its statistics from the data")
+    if isinstance(module, (*NORMS, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)):
+        if not is_plain(module) and not _only_norms(module, shape_of(node) or ()):
+            return Operation(kind="other", inputs=maps, why=_own_code(module))
+        return _norm(module, maps) if isinstance(module, NORMS) else _average(module, maps)
     if isinstance(module, (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)):
         return _padding(module.padding, 0.0, maps)
     if isinstance(module, nn.modules.padding._ConstantPadNd):
         return _padding(module.padding, module.value, maps)
-    if isinstance(module, (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)):
-        return _average(module, maps)
     if isinstance(module, (nn.Upsample, nn.PixelShuffle)):
         return Operation(kind="resize", inputs=maps, why=f"{name} changes the resolution")
     if isinstance(module, nn.PReLU):
@@ -100,15 +106,44 @@ def _module(module: nn.Module, node: fx.Node, maps: tuple[fx.Node, ...]) -> Oper
     return _tried(node, maps, module, f"{name} is not affine")
 
 
+def _only_norms(module: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether a norm with a forward of its own, as those for channels that come first, bends nothing."""
+    if not isinstance(module, (nn.GroupNorm, nn.LayerNorm)) or has_hooks(module):
+        return False
+    like = next(module.parameters(), torch.empty(0))
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(like)
+    try:
+        with torch.no_grad():
+            once, against, none = module(x), module(-x), module(torch.zeros_like(x))
+    except FAILURES:
+        return False
+    return torch.allclose(once - none, none - against, rtol=1e-2, atol=1e-3)
+
+
+def _own_code(module: nn.Module) -> str:
+    if has_hooks(module):
+        return "hooks are attached to it"
+    return f"{type(module).__name__} has a forward of its own"
+
+
 def _convolution(module: _ConvNd, maps: tuple[fx.Node, ...]) -> Operation:
     why = ""
     if not is_plain(module):
-        why = f"{type(module).__name__} has a forward of its own"
+        why = _own_code(module)
     elif module.padding_mode != "zeros":
         why = f"it pads by {module.padding_mode}, which cannot be moved"
     elif "parametrizations" in module._modules:
         why = "its weights are parametrised, computed anew as it runs"
+    elif len(shape_of(maps[0]) or ()) != module.weight.dim():
+        why = "it is given one sample without a batch axis"
     return Operation(kind="convolution" if not why else "other", inputs=maps[:1], why=why)
+
+
+def _norm(module: nn.Module, maps: tuple[fx.Node, ...]) -> Operation:
+    if isinstance(module, _BatchNorm) and module.running_mean is not None:
+        return Operation(kind="norm", inputs=maps[:1])
+    why = f"{type(module).__name__} takes its statistics from the data"
+    return Operation(kind="statistics", inputs=maps[:1], why=why)
 
 
 def _padding(sizes: Any, value: float, maps: tuple[fx.Node, ...]) -> Operation:
@@ -123,15 +158,18 @@ def _padding(sizes: Any, value: float, maps: tuple[fx.Node, ...]) -> Operation:
 
 
 def _average(module: Any, maps: tuple[fx.Node, ...]) -> Operation:
-    padded = any(_each(module.padding, 1))
+    sizes = (shape_of(maps[0]) or ())[2:]
+    pads, taps, steps = (
+        _each(each, len(sizes)) for each in (module.padding, module.kernel_size, module.stride)
+    )
+    whole = all((n + 2 * p - k) % s == 0 for n, p, k, s in zip(sizes, pads, taps, steps, strict=True))
     if (
-        module.ceil_mode
+        (module.ceil_mode and not whole)
         or getattr(module, "divisor_override", None)
-        or (padded and not module.count_include_pad)
+        or (any(pads) and not module.count_include_pad)
     ):
         return Operation(kind="other", inputs=maps, why="it averages over fewer places at the border")
-    axes = len(shape_of(maps[0]) or ()) - 2
-    return Operation(kind="average", inputs=maps[:1], pads=tuple((p, p) for p in _each(module.padding, axes)))
+    return Operation(kind="average", inputs=maps[:1], pads=tuple((p, p) for p in pads))
 
 
 def _each(value: Any, axes: int) -> tuple[int, ...]:
@@ -140,7 +178,8 @@ def _each(value: Any, axes: int) -> tuple[int, ...]:
 
 def _function(node: fx.Node, maps: tuple[fx.Node, ...]) -> Operation:
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "a function")
-    if (node.target in _ADDITIONS or name in SUMS) and len(node.args) == 2 and not node.kwargs:
+    sums = (node.target in _ADDITIONS or name in SUMS) and len(node.args) == 2 and not node.kwargs
+    if sums and len(maps) > 1:
         return _sum(node)
     if node.target in (torch.cat, torch.concat) and len(node.args) >= 1:
         axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", node.kwargs.get("axis", 0))
@@ -164,13 +203,12 @@ def _function(node: fx.Node, maps: tuple[fx.Node, ...]) -> Operation:
 def _sum(node: fx.Node) -> Operation:
     terms = [each for each in node.args if isinstance(each, fx.Node) and shape_of(each) is not None]
     shape = shape_of(node) or ()
-    if len(terms) == 2:
-        wide = [each for each in terms if shape_of(each) == shape]
-        if len(wide) == 2:
-            return Operation(kind="add", inputs=tuple(terms))
-        (narrow,) = [each for each in terms if each not in wide] or (None,)
-        other = shape_of(narrow) if narrow is not None else None
-        if wide and other is not None and len(other) == len(shape) and set(other[2:]) == {1}:
+    wide = [each for each in terms if shape_of(each) == shape]
+    if len(wide) == 2:
+        return Operation(kind="add", inputs=tuple(terms))
+    if wide:
+        (narrow,) = (each for each in terms if each is not wide[0])
+        if (shape_of(narrow) or ())[1:] == (shape[1], *[1] * (len(shape) - 2)):
             return Operation(kind="shift", inputs=(wide[0],))
     return Operation(kind="other", inputs=tuple(terms), why="it adds tensors of different shapes")
 
@@ -178,17 +216,18 @@ def _sum(node: fx.Node) -> Operation:
 def _tried(node: fx.Node, maps: tuple[fx.Node, ...], module: nn.Module | None, why: str) -> Operation:
     """Tell activations and calls that change nothing from others by trying them."""
     shape = shape_of(node)
-    if len(maps) != 1 or shape is None or shape_of(maps[0]) != shape:
+    # What else a call takes may follow from sizes, and is no constant.
+    lone = len(maps) == 1 == len(node.all_input_nodes)
+    if not lone or (shape_of(maps[0]), dtype_of(maps[0])) != (shape, dtype_of(node)) or shape is None:
         return Operation(kind="other", inputs=maps, why=why)
     if module is not None and any(True for _ in module.parameters()):
         return Operation(kind="other", inputs=maps, why=why)
-    found = _works_alone(_caller(node, module), len(shape))
+    found = _works_alone(_caller(node, module), len(shape), dtype_of(node) or torch.float32)
     return Operation(kind=found, inputs=maps) if found else Operation(kind="other", inputs=maps, why=why)
 
 
 def _caller(node: fx.Node, module: nn.Module | None) -> Callable[[Tensor], Any]:
     def run(x: Tensor) -> Any:
-        # What is left are constants: all_input_nodes has one entry.
         put: Any = lambda arg: x if isinstance(arg, fx.Node) else arg  # noqa: E731
         args: Any = map_aggregate(node.args, put)
         kwargs: Any = map_aggregate(node.kwargs, put)
@@ -201,25 +240,30 @@ def _caller(node: fx.Node, module: nn.Module | None) -> Callable[[Tensor], Any]:
     return run
 
 
-def _works_alone(function: Callable[[Tensor], Any], axes: int) -> str:
+def _works_alone(function: Callable[[Tensor], Any], axes: int, dtype: torch.dtype) -> str:
     """Return `identity` or `activation` for what treats every number by itself; else nothing."""
     generator = torch.Generator().manual_seed(0)
-    x = 3 * torch.randn((2, 3, 4, 5, 6)[:axes], generator=generator)
+    shape = (2, 3, 4, 5, 6)[:axes]
+    # Large numbers too: what bends only there is no identity.
+    reach = torch.tensor([1.0, 1.0, 1e-2, 1e4])[torch.randint(4, shape, generator=generator)]
+    x = (3 * reach * torch.randn(shape, generator=generator)).to(dtype)
     order = torch.randperm(x.numel(), generator=generator)
-    mixed = x.flatten()[order].reshape(x.shape)
+    wide = x.float()
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            plain, shuffled, double = function(x.clone()), function(mixed.clone()), function(2 * x)
-            zero, against = function(torch.zeros_like(x)), function(-x)
+            plain, shuffled = function(x.clone()), function(x.flatten()[order].reshape(shape))
+            if not isinstance(plain, Tensor) or (plain.shape, plain.dtype) != (x.shape, dtype):
+                return ""
+            if torch.equal(plain, x):
+                return "identity"
+            once, twice = function(wide.clone()), function(2 * wide)
+            none, against = function(torch.zeros_like(wide)), function(-wide)
     except FAILURES:
         return ""
-    if not isinstance(plain, Tensor) or plain.shape != x.shape:
-        return ""
-    if torch.equal(plain, x):
-        return "identity"
-    if not torch.allclose(plain.flatten()[order], shuffled.flatten(), atol=1e-6):
+    small = 16 * torch.finfo(dtype).eps
+    if not torch.allclose(plain.flatten()[order], shuffled.flatten(), small, small, equal_nan=True):
         return ""
     # Scaling is no activation: to leave it out would change more than a bend.
-    scales = torch.allclose(double - zero, 2 * (plain - zero), rtol=1e-4, atol=1e-5)
-    odd = torch.allclose(plain - zero, zero - against, rtol=1e-4, atol=1e-5)
+    scales = torch.allclose(twice - none, 2 * (once - none), rtol=1e-4, atol=1e-5)
+    odd = torch.allclose(once - none, none - against, rtol=1e-4, atol=1e-5)
     return "" if scales and odd else "activation"

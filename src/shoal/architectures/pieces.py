@@ -10,17 +10,17 @@ import copy
 import operator
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from shoal.architectures.operations import Operation, classify
-from shoal.architectures.plain import take_apart_
-from shoal.architectures.symbolic import Untraceable, has_convolution, trace_module
+from shoal.architectures.plain import has_convolution, take_apart_
+from shoal.architectures.symbolic import Untraceable, trace_module
 from shoal.architectures.trials import FAILURES, check_runs
 from shoal.calling import Inputs, call, device_of, evaluating, to_device
 
@@ -96,15 +96,17 @@ class Pieces:
 
     def assemble(self) -> nn.Module:
         """Return the copy of the network with the graphs, as they are now, in the places of their modules."""
-        model = self.model
+        assembled = self.model
         for piece in self.pieces:
             piece.traced.graph.lint()
             piece.traced.recompile()
             piece.traced.delete_all_unused_submodules()
-            if not piece.path:
-                return piece.traced
-            model.set_submodule(piece.path, piece.traced)
-        return model
+            if piece.path:
+                # What stands inside a module that another graph calls is shared with that graph.
+                self.model.set_submodule(piece.path, piece.traced)
+            else:
+                assembled = piece.traced
+        return assembled
 
 
 def find_pieces(model: nn.Module, example: Inputs) -> Pieces:
@@ -117,9 +119,7 @@ def find_pieces(model: nn.Module, example: Inputs) -> Pieces:
     Raises:
         DataError: If the network does not run on the example.
     """
-    copied = copy.deepcopy(model).eval().requires_grad_(True)
-    for parameter, original in zip(copied.parameters(), model.parameters(), strict=True):
-        parameter.requires_grad_(original.requires_grad)
+    copied = copy.deepcopy(model).eval()
     parts = take_apart_(copied)
     example = to_device(example, device_of(model))
     check_runs(copied, example)
@@ -138,6 +138,18 @@ class _Call:
     kwargs: dict[str, Any]
     times: int = 1
 
+    def inputs(self, times: int = 1) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Return copies of the arguments, the batch repeated: modules may overwrite what they are given."""
+        tensors = [each for each in tree_leaves((self.args, self.kwargs)) if isinstance(each, Tensor)]
+        batch = next((len(each) for each in tensors if each.dim()), 0)
+
+        def given(value: Any) -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            return torch.cat([value] * times) if value.dim() and len(value) == batch else value.clone()
+
+        return tree_map(given, self.args), tree_map(given, self.kwargs)
+
 
 @contextmanager
 def _watching(model: nn.Module) -> Iterator[dict[str, _Call]]:
@@ -149,8 +161,8 @@ def _watching(model: nn.Module) -> Iterator[dict[str, _Call]]:
             if path in seen:
                 seen[path].times += 1
                 return
-            # Copies: modules may overwrite what they are given.
-            seen[path] = _Call(args=tree_map(_copied, args), kwargs=tree_map(_copied, dict(kwargs)))
+            args, kwargs = _Call(args=args, kwargs=dict(kwargs)).inputs()
+            seen[path] = _Call(args=args, kwargs=kwargs)
 
         return hook
 
@@ -160,10 +172,6 @@ def _watching(model: nn.Module) -> Iterator[dict[str, _Call]]:
                 handle = module.register_forward_pre_hook(note(path), with_kwargs=True, prepend=True)
                 stack.callback(handle.remove)
         yield seen
-
-
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
 
 
 @dataclass(kw_only=True)
@@ -196,16 +204,18 @@ class _Search:
         whole: dict[nn.Module, str] = {}
         while True:
             try:
-                traced = trace_module(root, noted.args, noted.kwargs, whole=list(whole))
+                traced = trace_module(root, *noted.inputs(), whole=list(whole))
                 _check_same(root, traced, noted)
                 break
             except Untraceable as error:
                 blamed = f"{path}.{error.path}".strip(".")
-                self.untraced[blamed] = error.reason
-                if not error.path:
+                culprit = root.get_submodule(error.path)
+                if has_convolution(culprit):
+                    self.untraced[blamed] = error.reason
+                if not error.path or culprit in whole:
                     self._descend(path, module)
                     return
-                whole[root.get_submodule(error.path)] = blamed
+                whole[culprit] = blamed
         names = {}
         for node in traced.graph.nodes:
             if node.op == "call_module":
@@ -220,33 +230,52 @@ class _Search:
 
 def _check_same(module: nn.Module, traced: fx.GraphModule, noted: _Call) -> None:
     """Check that a graph answers as its module, for the inputs as they are and for twice the batch."""
-    batch = next((len(each) for each in tree_leaves((noted.args, noted.kwargs)) if _is_batch(each)), 0)
     for times in (1, 2):
-
-        def given(value: Any, times: int = times) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return torch.cat([value] * times) if _is_batch(value) and len(value) == batch else value.clone()
-
-        args, kwargs = tree_map(given, noted.args), tree_map(given, noted.kwargs)
         with evaluating(module), torch.no_grad():
+            args, kwargs = noted.inputs(times)
             try:
                 expected = module(*args, **kwargs)
             except FAILURES:
                 # It takes this many samples and no others.
                 continue
-            args, kwargs = tree_map(given, noted.args), tree_map(given, noted.kwargs)
+            args, kwargs = noted.inputs(times)
             try:
                 found = traced(*args, **kwargs)
             except FAILURES as error:
                 raise Untraceable("", f"what it does depends on the batch size ({error})") from error
-        pairs = zip(tree_leaves(expected), tree_leaves(found), strict=True)
-        tensors = [(a, b) for a, b in pairs if isinstance(a, Tensor)]
-        if not all(a.shape == b.shape and torch.allclose(a, b, equal_nan=True) for a, b in tensors):
+        (ours, structure), (theirs, other) = _flat(found), _flat(expected)
+        if structure != other:
+            raise Untraceable("", f"what it returns ({type(expected).__name__}) cannot be written down")
+        if not all(map(_equal, ours, theirs)):
             raise Untraceable(
                 "", "its calls, replayed, answer otherwise (it depends on the batch size or on chance)"
             )
 
 
-def _is_batch(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.dim() > 0
+def _flat(value: Any) -> tuple[list[Any], list[Any]]:
+    """What is in a structure, dataclasses included, and the structure."""
+    leaves, spec = tree_flatten(value)
+    found: list[Any] = []
+    structure: list[Any] = [spec]
+    for leaf in leaves:
+        if is_dataclass(leaf) and not isinstance(leaf, type):
+            inner, inside = _flat(vars(leaf))
+            found += inner
+            structure += [type(leaf), inside]
+        else:
+            found.append(leaf)
+            structure.append(type(leaf))
+    return found, structure
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if not isinstance(one, Tensor):
+        # Types have been compared; what else an object holds is its own matter.
+        return not isinstance(one, (bool, int, float, str)) or bool(one == other)
+    if (one.shape, one.dtype) != (other.shape, other.dtype):
+        return False
+    if not one.is_floating_point() or not one.numel():
+        return torch.equal(one, other)
+    small = 64 * torch.finfo(torch.float32).eps
+    scale = float(other.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(one, other, rtol=small, atol=small * scale, equal_nan=True)

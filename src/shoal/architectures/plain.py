@@ -7,37 +7,63 @@ Whether the parts do what the whole does is tried, not looked up by class names.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from shoal.architectures.trials import FAILURES
 
-__all__ = ["conv_axes", "is_plain", "take_apart_"]
+__all__ = ["NORMS", "conv_axes", "has_convolution", "has_hooks", "is_plain", "take_apart_"]
 
-_CONVOLUTIONS: dict[int, type[_ConvNd]] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_NORMS: dict[int, type[_BatchNorm]] = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, _InstanceNorm)
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_POOLS = (nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
+_PARTS = (*_CONVOLUTIONS, *_BATCH_NORMS, nn.SyncBatchNorm, nn.GroupNorm)
+# Their code, and what it calls.
 _CODE = ("forward", "_conv_forward")
-_PLAIN = (*_CONVOLUTIONS.values(), *_NORMS.values(), nn.SyncBatchNorm)
+_PLAIN: tuple[type[nn.Module], ...] = (
+    *_CONVOLUTIONS,
+    *_BATCH_NORMS,
+    nn.SyncBatchNorm,
+    nn.GroupNorm,
+    nn.LayerNorm,
+    *_INSTANCE_NORMS,
+    *_POOLS,
+)
 
 
 def conv_axes(module: nn.Module) -> int:
-    """Return the number of spatial axes of a convolution or batch norm."""
+    """Return the number of spatial axes of what a convolution or norm takes; 2 where it takes any."""
     if isinstance(module, _ConvNd):
         return module.weight.dim() - 2
-    named = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.BatchNorm3d: 3}
+    named = {kind: axes for kinds in (_BATCH_NORMS, _INSTANCE_NORMS) for axes, kind in enumerate(kinds, 1)}
     return next((axes for kind, axes in named.items() if isinstance(module, kind)), 2)
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Return whether a convolution or batch norm computes what torch's class of that kind does."""
+def has_convolution(module: nn.Module) -> bool:
+    """Return whether a convolution that is not transposed stands in a module, or is the module."""
     return any(
+        isinstance(each, _ConvNd) and not isinstance(each, _ConvTransposeNd) for each in module.modules()
+    )
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether more than a module's own code runs when it is called."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Return whether a convolution, norm or average computes what torch's class of that kind does."""
+    changed = has_hooks(module) or "forward" in vars(module)
+    return not changed and any(
         isinstance(module, kind)
         and all(getattr(type(module), name, None) is getattr(kind, name, None) for name in _CODE)
-        and "forward" not in vars(module)
         for kind in _PLAIN
     )
 
@@ -55,33 +81,29 @@ def take_apart_(model: nn.Module) -> dict[str, str]:
     """
     names: dict[str, str] = {}
     for path, module in list(model.named_modules()):
-        if not path or not isinstance(module, (_ConvNd, _BatchNorm)) or is_plain(module):
+        if not path or is_plain(module) or has_hooks(module) or isinstance(module, _ConvTransposeNd):
             continue
-        if isinstance(module, _ConvTransposeNd):
-            continue
-        for row in _rows(module):
-            if _same(module, row):
-                container, _, key = path.rpartition(".")
-                model.get_submodule(container)._modules[key] = row.train(module.training)
-                number = next(n for n, each in enumerate(row) if isinstance(each, (_ConvNd, _BatchNorm)))
-                names[f"{path}.{number}"] = path
-                break
+        kind = next((each for each in _PARTS if isinstance(module, each)), None)
+        row = kind and next((row for row in _rows(module, kind) if _same(module, row)), None)
+        if row:
+            container, _, key = path.rpartition(".")
+            model.get_submodule(container)._modules[key] = row.train(module.training)
+            number = next(n for n, each in enumerate(row) if type(each) is kind)
+            names[f"{path}.{number}"] = path
     return names
 
 
-def _rows(module: nn.Module) -> Iterator[nn.Sequential]:
+def _rows(module: nn.Module, kind: type[nn.Module]) -> Iterator[nn.Sequential]:
     """Rows of plain layers that may do what a module does."""
     children = [child for child in module.children() if not list(child.parameters())]
-    plain = _plain_copy(module)
+    plain = _plain_copy(module, kind)
     if isinstance(module, _ConvNd):
         yield nn.Sequential(*children, plain)
     yield nn.Sequential(plain, *children)
 
 
-def _plain_copy(module: nn.Module) -> nn.Module:
+def _plain_copy(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
     """The same layer in torch's own class, with the very same parameters and buffers."""
-    kinds: Any = _CONVOLUTIONS if isinstance(module, _ConvNd) else _NORMS
-    kind = kinds[conv_axes(module)]
     plain: nn.Module = kind.__new__(kind)
     nn.Module.__init__(plain)
     own = {name: value for name, value in vars(module).items() if not name.startswith("_")}
@@ -96,8 +118,9 @@ def _plain_copy(module: nn.Module) -> nn.Module:
 
 def _same(module: nn.Module, row: nn.Sequential) -> bool:
     """Whether a row answers as the module does, for sizes that no padding treats alike."""
-    first = module.weight if isinstance(module, _ConvNd) else getattr(module, "running_mean", None)
-    if not isinstance(first, Tensor) or first.is_meta or module.training:
+    held = (module._parameters.get("weight"), module._buffers.get("running_mean"))
+    first = next((each for each in held if each is not None), None)
+    if first is None or first.is_meta or module.training:
         return False
     channels = module.in_channels if isinstance(module, _ConvNd) else len(first)
     generator = torch.Generator().manual_seed(0)

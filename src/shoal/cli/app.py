@@ -23,6 +23,7 @@ from shoal.cli import (
     demo,
     doctor,
     evaluate,
+    export,
     heal,
     plan,
     units,
@@ -38,7 +39,7 @@ from shoal.progress import reporting
 
 __all__ = ["app", "main", "run"]
 
-_VERBS = (units, analyze, plan, apply, verify, heal, evaluate, bench, compress, compare, doctor, demo)
+_VERBS = (units, analyze, plan, apply, verify, heal, evaluate, bench, compress, compare, export, doctor, demo)
 # Verbs whose work several processes share; the others would all do the same, and write the same files.
 _SHARED = ("analyze",)
 

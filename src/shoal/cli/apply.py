@@ -181,9 +181,12 @@ def _cut_network(options: Options, plan: Plan) -> None:
 
 
 def _check_fit(plan: Plan, model: nn.Module, example: Inputs) -> None:
-    """Check that the plan was made for this network's units: its blocks, or its sublayers."""
+    """Check that the plan was made for this network's units: blocks, sublayers or layers."""
     from shoal.architectures import find_units
 
+    if plan.merges:
+        plan.check(find_units(model, example, granularity="layer"))
+        return
     blocks = find_units(model, example)
     try:
         plan.check(blocks)

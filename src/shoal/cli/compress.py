@@ -112,7 +112,7 @@ def report(
     result: CompressionResult, verification: Verification, *, samples: int = 1, as_json: bool = False
 ) -> None:
     """Show what was removed, why, the measured before and after, and what was checked."""
-    from shoal.reports import checks_table, comparison_table, data_line, plan_table
+    from shoal.reports import certificate_table, checks_table, comparison_table, data_line, plan_table
 
     if as_json:
         data = None if result.evidence is None else dict(result.evidence.data)
@@ -123,6 +123,7 @@ def report(
                 "data": data,
                 "before": result.before.as_json(),
                 "after": result.after.as_json(),
+                "certificate": None if result.certificate is None else result.certificate.as_json(),
                 "verification": verification.as_json(),
             }
         )
@@ -131,6 +132,8 @@ def report(
     if result.evidence is not None:
         print(data_line(result.evidence.data) + "\n")
     show_table(comparison_table(result.before, result.after, samples=samples))
+    if result.certificate is not None:
+        show_table(certificate_table(result.certificate))
     show_table(checks_table(verification))
     note(f"written to {verification.folder}")
 
@@ -209,6 +212,7 @@ def _write(
         evidence=result.evidence,
         before=result.before,
         after=result.after,
+        certificate=result.certificate,
         tokenizer_from=loaded.folder or loaded.load_tokenizer(),
         extra=notes,
     )

@@ -59,7 +59,8 @@ class UnitOptions:
     """What a unit is.
 
     Attributes:
-        granularity: block, or sublayer for attention and MLP alone where blocks consist of them.
+        granularity: block; sublayer for attention and MLP alone where blocks consist of them; or layer
+            for the convolutions that layermerge, layer_only and depth_merge work on, as they always do.
     """
 
     granularity: Granularity = "block"

@@ -17,7 +17,10 @@ class Options(UnitOptions, ExampleOptions, ModelOptions):
 
 
 def run(options: Options) -> None:
-    """List the units of a network: their names, sizes, and whether they can be removed."""
+    """List the units of a network: their names, sizes, and whether they can be removed.
+
+    With --granularity layer they are the convolutions that may be merged, and what keeps others out is said.
+    """
     from shoal.architectures import find_units
     from shoal.reports import units_table
 
@@ -32,6 +35,7 @@ def run(options: Options) -> None:
             "params": chain.params,
             "macs": chain.macs,
             "uncounted": chain.uncounted,
+            "left_out": chain.left_out,
             "units": [asdict(unit) for unit in chain],
         }
     )

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from shoal.architectures import find_units
 from shoal.budget import Budget
 from shoal.calling import Batch, check_batches, device_of
 from shoal.comparing.contenders import Contender
@@ -29,11 +30,11 @@ from shoal.measurement import (
     evaluate_samples,
     measure_pair,
 )
-from shoal.methods import Request
+from shoal.methods import Request, get
 from shoal.pipeline import choose_plan
 from shoal.plan import Plan
 from shoal.result import Measurement
-from shoal.surgery import apply
+from shoal.surgery import expand, merge_layers
 from shoal.training import HealSettings, heal
 
 __all__ = ["Bench"]
@@ -61,6 +62,7 @@ class Bench:
     first_seed: int
     _passes: Passes = field(default_factory=dict, init=False)
     _brought: dict[str, nn.Module] = field(default_factory=dict, init=False)
+    _others: dict[str, Request] = field(default_factory=dict, init=False)
 
     @property
     def weights(self) -> tuple[float, ...]:
@@ -79,7 +81,7 @@ class Bench:
         plan = Plan.removing(self.request.chain, (), method="whole")
         known = {"method": "whole", "budget": "", "control": True}
         known |= {"asked": {}, "seconds": 0.0, "own_weights": False}
-        return self._row(known, plan, seed, plan.removed)
+        return self._row(known, plan, seed, plan.identity)
 
     def row(self, contender: Contender, budget: Budget, seed: int) -> Row:
         """Return the row of what a method chooses under a budget.
@@ -94,7 +96,7 @@ class Bench:
         choice = dict(self.request.journal[name])
         plan = Plan.from_json(json.dumps(choice.pop("plan")))
         known = {"method": contender.label, "budget": str(budget), "control": contender.method.control}
-        return self._row(known | choice, plan, seed, name if choice["own_weights"] else plan.removed)
+        return self._row(known | choice, plan, seed, name if choice["own_weights"] else plan.identity)
 
     def _chosen(self, name: str, seed: int) -> bool:
         """Whether a choice is known with all that comes of it, or with what is needed for that."""
@@ -109,7 +111,7 @@ class Bench:
         )
 
     def _choose(self, name: str, method: str, settings: Any, budget: Budget) -> None:
-        request = SharingRequest.of(self.request, budget, self._passes)
+        request = SharingRequest.of(self._request_for(method), budget, self._passes)
         begun = time.perf_counter()
         plan = choose_plan(request, method, settings=settings)
         seconds = time.perf_counter() - begun
@@ -122,14 +124,30 @@ class Bench:
             "own_weights": bool(self._brought),
         }
 
-    def _row(self, known: Mapping[str, Any], plan: Plan, seed: int, identity: str | tuple[int, ...]) -> Row:
+    def _request_for(self, method: str) -> Request:
+        """The request with the units that a method works on."""
+        wanted = get(method).granularity
+        if wanted is None or wanted == self.request.granularity:
+            return self.request
+        if wanted not in self._others:
+            chain = find_units(self.request.model, self.request.example, granularity=wanted)
+            self._others[wanted] = replace(self.request, chain=chain, granularity=wanted, evidence=None)
+            self._others[wanted].key = self.request.key
+        return self._others[wanted]
+
+    def _row(self, known: Mapping[str, Any], plan: Plan, seed: int, identity: str | tuple[Any, ...]) -> Row:
         """The row of a network that is known by the units removed, or by the choice that brought it."""
 
         @cache
         def network() -> nn.Module:
-            return apply(self.request.model, plan) if isinstance(identity, tuple) else self._brought[identity]
+            return (
+                expand(self.request.model, plan) if isinstance(identity, tuple) else self._brought[identity]
+            )
 
-        made = self._once(self._name("network", identity, self.latency), lambda: self._judge(network()))
+        def judged() -> dict[str, Any]:
+            return self._judge(merge_layers(self.request.model, plan, network()))
+
+        made = self._once(self._name("network", identity, self.latency), judged)
         healed = None
         if self.heal is not None:
             settings = replace(self.heal, seed=seed)
@@ -146,7 +164,7 @@ class Bench:
             unhealed_losses=() if healed is None else tuple(made["losses"]),
         )
 
-    def _healing_name(self, identity: str | tuple[int, ...], seed: int) -> str:
+    def _healing_name(self, identity: str | tuple[Any, ...], seed: int) -> str:
         return self._name("healed", identity, self.heal, seed, seed == self.first_seed)
 
     def _judge(self, network: nn.Module) -> dict[str, Any]:
@@ -177,7 +195,7 @@ class Bench:
             settings=settings,
             loss=self.request.loss,
         )
-        quality = self._quality(healed)
+        quality = self._quality(merge_layers(self.request.model, plan, healed))
         return {"quality": dict(quality.quality), "losses": _rounded(quality.losses)}
 
     def _quality(self, network: nn.Module) -> SampleLosses:

@@ -14,7 +14,7 @@ from torch import nn
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs
 from shoal.comparing.bench import Bench
-from shoal.comparing.contenders import check_seeds, contenders
+from shoal.comparing.contenders import Contender, check_seeds, contenders
 from shoal.comparison import Comparison, Failure, Row
 from shoal.errors import ConfigError, ShoalError, ShoalWarning
 from shoal.journal import Journal
@@ -97,7 +97,7 @@ def compare(
         example=example,
         loss=loss,
         journal=journal,
-        granularity=granularity,
+        granularity=_units_of(runners, granularity),
     )
     train = request.heal_batches = batches if heal_batches is None else heal_batches
     bench = Bench(
@@ -141,6 +141,12 @@ def compare(
     )
 
 
+def _units_of(runners: Sequence[Contender], granularity: Granularity) -> Granularity:
+    """What the units are: those of the methods where all of them bring the same."""
+    own = {runner.method.granularity or granularity for runner in runners}
+    return own.pop() if len(own) == 1 else granularity
+
+
 def _budgets(budgets: str | Budget | Iterable[str | Budget]) -> list[Budget]:
     given = [budgets] if isinstance(budgets, (str, Budget)) else budgets
     wanted = list(dict.fromkeys(map(Budget.parse, given)))
@@ -165,7 +171,7 @@ def _shared(whole: Sequence[Row], rows: Sequence[Row]) -> tuple[Row, ...]:
     told = []
     for row in (*whole, *rows):
         # Only healing makes networks differ that lack the same units.
-        network = (row.plan.removed, None if row.healed is None else row.seed)
+        network = (row.plan.identity, None if row.healed is None else row.seed)
         earlier = row if row.own_weights else first.setdefault(network, row)
         told.append(row if earlier is row else replace(row, same_as=str(earlier)))
     return tuple(told[len(whole) :])

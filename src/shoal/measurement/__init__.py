@@ -32,6 +32,7 @@ from shoal.measurement.losses import (
     token_targets,
 )
 from shoal.measurement.memory import peak_memory
+from shoal.measurement.merge_costs import EntryCost, entry_costs, time_entries
 from shoal.measurement.quality import (
     SampleLosses,
     evaluate_quality,
@@ -44,6 +45,7 @@ from shoal.measurement.tasks import check_tasks, evaluate_tasks
 __all__ = [
     "IGNORED",
     "CacheSize",
+    "EntryCost",
     "Footprint",
     "LatencySettings",
     "Loss",
@@ -60,6 +62,7 @@ __all__ = [
     "count_macs",
     "count_params",
     "describe_device",
+    "entry_costs",
     "evaluate_generation",
     "evaluate_quality",
     "evaluate_samples",
@@ -78,6 +81,7 @@ __all__ = [
     "sample_weights",
     "stand_in",
     "time_calls",
+    "time_entries",
     "time_shapes",
     "token_targets",
     "unit_latency",

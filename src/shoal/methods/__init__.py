@@ -14,6 +14,7 @@ from typing import Any
 from shoal.errors import ConfigError
 from shoal.methods.request import Request
 from shoal.plan import Plan
+from shoal.units import Granularity
 
 __all__ = ["Method", "Request", "get", "names", "settings_for"]
 
@@ -32,6 +33,8 @@ class Method:
         control: Whether it is there for others to be compared with.
         by_evidence: Whether, with given settings, default evidence and what a config says are all that
             it needs: the network is not run for it, budgets of latency aside.
+        granularity: What its units are; None where the user says.
+        times_itself: Whether it measures, for budgets of latency, what it has chosen.
     """
 
     name: str
@@ -42,11 +45,16 @@ class Method:
     draws: bool = False
     control: bool = False
     by_evidence: Callable[[Any], bool] = lambda settings: False
+    granularity: Granularity | None = None
+    times_itself: bool = False
 
 
 _FILES = (
     "sglp",
     "cka",
+    "layermerge",
+    "layer_only",
+    "depth_merge",
     "best",
     "angular",
     "block_influence",

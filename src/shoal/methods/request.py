@@ -32,7 +32,7 @@ from shoal.plan import Plan
 from shoal.planners import Requirement, remove_greedily, remove_lowest, unprotected
 from shoal.result import Evidence
 from shoal.tables import LatencyTable
-from shoal.units import Chain
+from shoal.units import Chain, Granularity
 
 __all__ = ["Request"]
 
@@ -59,6 +59,7 @@ class Request:
             it is None.
         shallower: What a method that trains while it chooses leaves: the network without what its
             plan removes, with the weights that it has come to. None where the plan says all.
+        granularity: What the units are.
     """
 
     model: nn.Module
@@ -71,6 +72,7 @@ class Request:
     journal: Journal = field(default_factory=Journal)
     heal_batches: Iterable[Batch] | None = None
     shallower: nn.Module | None = None
+    granularity: Granularity = "block"
     _collected: EvidenceSettings = field(default_factory=EvidenceSettings, init=False, repr=False)
 
     @cached_property

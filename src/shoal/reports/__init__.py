@@ -17,6 +17,7 @@ from shoal.reports.figures import (
 )
 from shoal.reports.footprints import footprint_table
 from shoal.reports.markdown import markdown_table
+from shoal.reports.plans import certificate_table, plan_table
 from shoal.reports.tables import (
     Table,
     checks_table,
@@ -24,7 +25,6 @@ from shoal.reports.tables import (
     data_line,
     evidence_table,
     measurements_table,
-    plan_table,
     quality_table,
     segments_table,
     units_table,
@@ -34,6 +34,7 @@ __all__ = [
     "ParetoPoint",
     "Table",
     "agreement_table",
+    "certificate_table",
     "checks_table",
     "comparison_page",
     "comparison_table",

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from shoal.plan import Plan
 from shoal.reports.numbers import bytes_text, count_text, number_text, ratio_text, seconds_text
 from shoal.result import Evidence, Measurement
-from shoal.units import Chain, Segment
+from shoal.units import Chain
 
 if TYPE_CHECKING:
     from shoal.surgery import Verification
@@ -20,11 +19,11 @@ if TYPE_CHECKING:
 __all__ = [
     "Table",
     "checks_table",
+    "columns_of",
     "comparison_table",
     "data_line",
     "evidence_table",
     "measurements_table",
-    "plan_table",
     "quality_table",
     "segments_table",
     "uncounted_notes",
@@ -32,7 +31,6 @@ __all__ = [
 ]
 
 Columns = tuple[tuple[str, bool], ...]
-_SCORES = ("drop_estimate", "gradnorm", "block_influence", "angular_distance")
 _MARKS = {True: "ok", False: "FAILED", None: "not checked"}
 
 
@@ -74,8 +72,21 @@ def units_table(chain: Chain) -> Table:
         f"{count_text(chain.params)} parameters, {count_text(chain.macs)} MACs"
     )
     return Table(
-        title=title, columns=_columns(names, (0, 4, 5)), rows=rows, notes=uncounted_notes(chain.uncounted)
+        title=title,
+        columns=columns_of(names, (0, 4, 5)),
+        rows=rows,
+        notes=(*_left_out(chain), *uncounted_notes(chain.uncounted)),
     )
+
+
+def _left_out(chain: Chain) -> Iterable[str]:
+    """Modules that take no part, those with one reason together."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in chain.left_out.items():
+        reasons.setdefault(why, []).append(name or "the network")
+    for why, names in reasons.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        yield f"no segment goes through {', '.join(names[:3])}{more}: {why}"
 
 
 def evidence_table(evidence: Evidence, names: Iterable[str] | None = None) -> Table:
@@ -94,7 +105,7 @@ def evidence_table(evidence: Evidence, names: Iterable[str] | None = None) -> Ta
     )
     return Table(
         title=f"Evidence on {len(evidence.chain)} units (scores: higher = keep)",
-        columns=_columns(headings, (0, *range(2, len(headings)))),
+        columns=columns_of(headings, (0, *range(2, len(headings)))),
         rows=rows,
         notes=(data_line(evidence.data),),
     )
@@ -126,61 +137,6 @@ def data_line(data: Mapping[str, Any]) -> str:
     return f"scored on {', '.join(parts)}, mean loss {data['loss']:.4g}{memory}"
 
 
-def plan_table(plan: Plan, evidence: Evidence | None = None) -> Table:
-    """Return what a plan removes, with the scores that speak for it; or what it merges."""
-    if plan.merges:
-        return _merges_table(plan)
-    scores = (
-        {} if evidence is None else {n: evidence.importance[n] for n in _SCORES if n in evidence.importance}
-    )
-    segments = [Segment(*ends) for ends in plan.predicted.get("segments", ())]
-    names = ["unit", "name", "params", *(["segment"] if segments else []), *scores]
-    rows = []
-    for step in plan.removals:
-        segment = [str(s) for s in segments if step.index in s] or ["-"]
-        size = count_text(plan.model.unit_params[step.index])
-        told = [_ranked(values, step.index) for values in scores.values()]
-        rows.append((str(step.index), step.unit, size, *(segment[:1] if segments else []), *told))
-    right = (0, 2, *range(4 if segments else 3, len(names)))
-    ranks = ("in brackets: rank among all units, 1 = least important",) if scores and plan.removals else ()
-    notes = (*ranks, *_promises(plan))
-    return Table(title=str(plan), columns=_columns(names, right), rows=tuple(rows), notes=notes)
-
-
-def _merges_table(plan: Plan) -> Table:
-    rows = []
-    for step in plan.merges:
-        gone = ", ".join(plan.model.units[index] for index in step.removed) or "-"
-        left = "1 convolution" if step.fused else f"{len(step.kept)} one after the other"
-        what = "identity" if not step.kept else left
-        first, last = step.layers[0], step.layers[-1]
-        named = first if len(step.layers) == 1 else f"{first} … {last}"
-        rows.append((str(step.segment), named, what, gone, step.added or "-"))
-    columns = _columns(["layers", "from … to", "become", "left out", "activation added"], ())
-    return Table(title=str(plan), columns=columns, rows=tuple(rows), notes=tuple(_promises(plan)))
-
-
-def _ranked(values: Iterable[float], index: int) -> str:
-    """A score with its rank among all units, 1 = least important."""
-    scores = [float(value) for value in values]
-    return f"{number_text(scores[index])} ({1 + sum(score < scores[index] for score in scores)})"
-
-
-def _promises(plan: Plan) -> Iterable[str]:
-    facts = plan.predicted
-    remain = [f"{facts['units']} of {len(plan.model.units)} units"] if "units" in facts else []
-    if "params" in facts:
-        remain.append(f"{ratio_text(plan.model.params, facts['params'])} of the parameters")
-    if "macs" in facts:
-        remain.append(f"{ratio_text(plan.model.macs, facts['macs'])} of the MACs")
-    if remain:
-        yield f"remaining: {', '.join(remain)}" + (
-            "" if plan.budget is None else f" (asked for {plan.budget})"
-        )
-    if facts.get("loss") is not None and facts.get("loss_before") is not None:
-        yield f"loss on the calibration data: {facts['loss_before']:.4g} → {facts['loss']:.4g}, measured"
-
-
 def comparison_table(before: Measurement, after: Measurement, *, samples: int = 1) -> Table:
     """Return what a network cost and how well it did, before and after."""
     rows = [
@@ -202,7 +158,7 @@ def comparison_table(before: Measurement, after: Measurement, *, samples: int = 
     for name in (key for key in before.quality if key in after.quality):
         rows += _quality_row(name, before.quality, after.quality)
     notes = (f"of one call with {samples} sample{'s' * (samples != 1)} on {before.device}",)
-    columns = _columns(("", "before", "after", "ratio"), (1, 2, 3))
+    columns = columns_of(("", "before", "after", "ratio"), (1, 2, 3))
     return Table(
         title="Measured",
         columns=columns,
@@ -229,7 +185,7 @@ def measurements_table(measurements: Mapping[str, Measurement], *, samples: int 
     notes = (f"of one call with {samples} sample{'s' * (samples != 1)} on {first.device}",)
     return Table(
         title="Cost",
-        columns=_columns(names, range(1, 6)),
+        columns=columns_of(names, range(1, 6)),
         rows=rows,
         notes=(*notes, *uncounted_notes(first.uncounted)),
     )
@@ -242,7 +198,7 @@ def quality_table(quality: Mapping[str, float], *, title: str) -> Table:
         for name, value in quality.items()
         if not _is_bound(name)
     )
-    return Table(title=title, columns=_columns(("", "value"), (1,)), rows=rows)
+    return Table(title=title, columns=columns_of(("", "value"), (1,)), rows=rows)
 
 
 def checks_table(verification: Verification) -> Table:
@@ -250,7 +206,7 @@ def checks_table(verification: Verification) -> Table:
     rows = tuple((check.name, _MARKS[check.passed], check.detail) for check in verification.checks)
     return Table(
         title=f"Verified: {verification.folder}",
-        columns=_columns(("check", "result", "found"), ()),
+        columns=columns_of(("check", "result", "found"), ()),
         rows=rows,
     )
 
@@ -307,6 +263,6 @@ def uncounted_notes(operations: Mapping[str, int]) -> tuple[str, ...]:
     return (f"MACs leave out: {told}",)
 
 
-def _columns(names: Iterable[str], right: Iterable[int]) -> Columns:
+def columns_of(names: Iterable[str], right: Iterable[int]) -> Columns:
     aligned = set(right)
     return tuple((name, number in aligned) for number, name in enumerate(names))

@@ -8,13 +8,13 @@ from __future__ import annotations
 from torch import nn
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
-from shoal.calling import device_of, inputs_like
+from shoal.calling import Inputs, device_of, inputs_like
 from shoal.errors import PlanError, SurgeryError
 from shoal.plan import Plan
 from shoal.surgery.expanding import expand_, merge_
 from shoal.surgery.removal import check_removals, remove_units
 
-__all__ = ["apply", "check_plan", "expand", "merge", "traced_for"]
+__all__ = ["apply", "check_plan", "expand", "fold", "merge_layers", "traced_for"]
 
 
 def apply(model: nn.Module, plan: Plan) -> nn.Module:
@@ -41,11 +41,11 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
         >>> len(apply(net, Plan.removing(find_units(net, torch.ones(1, 4)), [1])))
         2
     """
-    return merge(model, plan) if plan.merges else remove_units(model, plan)
+    return merge_layers(model, plan) if plan.merges else remove_units(model, plan)
 
 
 def expand(model: nn.Module, plan: Plan) -> nn.Module:
-    """Return the new model that is trained before `merge`: for merges with all convolutions that stay still
+    """Return the new model that is trained before `merge_layers`: for merges with all convolutions that stay still
     apart, batch norms live; for removals what `apply` returns.
 
     Args:
@@ -60,7 +60,7 @@ def expand(model: nn.Module, plan: Plan) -> nn.Module:
     return expand_(traced_for(model, plan), plan.merges).train(model.training)
 
 
-def merge(model: nn.Module, plan: Plan, trained: nn.Module | None = None) -> nn.Module:
+def merge_layers(model: nn.Module, plan: Plan, trained: nn.Module | None = None) -> nn.Module:
     """Return the model with merged convolutions.
 
     Args:
@@ -80,6 +80,20 @@ def merge(model: nn.Module, plan: Plan, trained: nn.Module | None = None) -> nn.
     merged = merge_(_with_weights(found, plan, trained), plan.merges)
     _take_over(merged, trained)
     return merged.train(trained.training)
+
+
+def fold(model: nn.Module, example: Inputs) -> nn.Module:
+    """Return a new model whose batch norms are part of the convolutions before them: what a plan of merges
+    that merges nothing would leave, and what others should be compared with.
+
+    Args:
+        model: Any network; stays untouched.
+        example: What its forward takes.
+
+    Raises:
+        DataError, UnknownArchitectureError: If its convolutions cannot be found.
+    """
+    return merge_(find_convolutions(model, example), ()).train(model.training)
 
 
 def check_plan(model: nn.Module, plan: Plan) -> None:

@@ -43,6 +43,8 @@ def _removed(plan: Mapping[str, Any] | None) -> str:
     if not plan:
         return "No plan was saved with this network: what was removed from it is not known here."
     names, steps = plan["model"]["units"], plan["steps"]
+    if any(step["op"] == "merge" for step in steps):
+        return _merged(plan)
     lines = ["## What was removed", ""]
     lines.append(
         f"{len(steps)} of {len(names)} units of {plan['model']['name']}, chosen {_chosen(plan)} "
@@ -52,6 +54,25 @@ def _removed(plan: Mapping[str, Any] | None) -> str:
         lines += ["", "| unit | module | parameters |", "| ---: | --- | ---: |"]
         sizes = plan["model"]["unit_params"]
         lines += [f"| {s['index']} | `{s['unit']}` | {sizes[s['index']]:,} |" for s in steps]
+    return "\n".join(lines)
+
+
+def _merged(plan: Mapping[str, Any]) -> str:
+    """What became of segments of convolutions."""
+    left = (plan.get("predicted") or {}).get("units")
+    lines = ["## What was merged", ""]
+    model = plan["model"]
+    whole = f"{len(model['units'])} convolutions of {model['name']}"
+    lines.append(
+        f"Of the {whole}, projections on shortcuts aside, {left} are left, chosen {_chosen(plan)}. "
+        "Layers are numbered from 0 in the original network, segments are half-open, and batch norms are "
+        "folded."
+    )
+    lines += ["", "| layers | kept | become | activation added |", "| --- | --- | --- | --- |"]
+    for step in plan["steps"]:
+        kept = ", ".join(map(str, step["kept"])) or "none"
+        left = "the identity" if not step["kept"] else "1 convolution" if step["fused"] else "as many"
+        lines.append(f"| [{step['start']}, {step['stop']}) | {kept} | {left} | {step['added'] or '–'} |")
     return "\n".join(lines)
 
 

@@ -20,7 +20,7 @@ from shoal.architectures.pretrained import (
 from shoal.calling import Inputs
 from shoal.errors import SurgeryError
 from shoal.plan import Plan
-from shoal.result import Evidence, Measurement
+from shoal.result import Certificate, Evidence, Measurement
 from shoal.surgery.card import model_card
 from shoal.surgery.folders import written_whole
 from shoal.surgery.hooks import check_writable
@@ -52,6 +52,7 @@ def save(
     tokenizer_from: str | Path | Tokenizer | None = None,
     overwrite: bool = False,
     format: Format = "auto",
+    certificate: Certificate | None = None,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a network as a folder, whole or not at all, and return the folder.
@@ -77,6 +78,7 @@ def save(
             folder of `source` where there is one.
         overwrite: Whether a folder of that name, empty or written by shoal, may be replaced.
         format: `auto`, or `torch` for a folder that only `load` reads, of any network.
+        certificate: Proof that merged convolutions are what was trained.
         extra: More fields for `shoal.json`, such as `seeds`; JSON values.
 
     Raises:
@@ -96,6 +98,7 @@ def save(
         "evidence": None if evidence is None else evidence.as_json(),
         "before": None if before is None else before.as_json(),
         "after": None if after is None else after.as_json(),
+        "certificate": None if certificate is None else certificate.as_json(),
         "verification": None,
         "seeds": {},
         "versions": versions(),

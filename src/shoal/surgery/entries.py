@@ -9,11 +9,14 @@ Merging", https://arxiv.org/abs/2406.12837; the released code for segments and k
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
-from math import prod
+from itertools import accumulate, chain, combinations, product
+from math import gcd, prod
 from typing import Literal
+
+from torch import fx
 
 from shoal.architectures.convolutions import Convolutions, Region
 from shoal.architectures.operations import activation_name
@@ -22,7 +25,10 @@ from shoal.layers import ConvShape, Layer, MergeEntry
 from shoal.surgery.rewriting import ENTRY, Rewrite, merged_shape, rewrite
 from shoal.units import Segment
 
-__all__ = ["EntryRules", "find_entries"]
+__all__ = ["PUBLISHED", "EntryRules", "find_entries"]
+
+# Of so many layers that stand side by side, every subset is looked at.
+_FEW = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,14 +119,12 @@ def _untouched(layer: Layer) -> MergeEntry:
 
 
 def _entries(convolutions: Convolutions, region: Region, rules: EntryRules) -> Iterator[MergeEntry]:
-    """Yield the best entry for every kernel that a segment can become."""
+    """Yield the best entry for every shape of kernel that a segment can become."""
     best: dict[object, tuple[float, MergeEntry]] = {}
-    layers = convolutions.layers
-    for kept in _kept_sets(layers, region.segment, rules):
-        if (
-            rules.largest_kernel is not None
-            and _span([layers[index] for index in kept]) > rules.largest_kernel
-        ):
+    layers, largest = convolutions.layers, rules.largest_kernel or sys.maxsize
+    row = _in_a_row(convolutions, region)
+    for kept in _kept_sets(layers, region.segment, rules, row=row):
+        if row and _span([layers[index].shape for index in kept]) > largest:
             continue
         try:
             entry = _entry(convolutions, rewrite(convolutions, region, kept))
@@ -128,20 +132,34 @@ def _entries(convolutions: Convolutions, region: Region, rules: EntryRules) -> I
             # No one convolution computes it.
             continue
         shape = entry.merged
-        if shape is not None and max(shape.kernel) > (rules.largest_kernel or max(shape.kernel)):
+        if shape is not None and max(shape.kernel) > largest:
             continue
-        weights = [_magnitude(layers[index], rules) for index in kept]
-        key = None if shape is None else (shape.kernel, shape.stride, shape.dilation, shape.depthwise)
-        if key not in best or sum(weights) >= best[key][0]:
-            best[key] = sum(weights), entry
+        weight = sum(_magnitude(layers[index], rules) for index in kept)
+        key = None if shape is None else (shape.kernel, shape.stride, shape.dilation, shape.groups)
+        if key not in best or weight >= best[key][0]:
+            best[key] = weight, entry
     yield from (entry for _, entry in best.values())
 
 
-def _span(layers: list[Layer]) -> int:
-    """The most taps along an axis that layers in a row come to."""
+def _in_a_row(convolutions: Convolutions, region: Region) -> bool:
+    """Whether each layer takes what the one before it puts out, so that none stand side by side."""
+    before: dict[fx.Node, int] = {region.entry: 0}
+    last = 0
+    for node in region.nodes:
+        taken = [before[each] for each in region.piece.operations[node].inputs]
+        before[node] = max(taken)
+        if node in convolutions.index:
+            before[node] += 1
+            last += 1
+            if before[node] != last:
+                return False
+    return True
+
+
+def _span(shapes: Sequence[ConvShape]) -> int:
+    """The most taps along an axis that convolutions in a row come to."""
     span, step = 1, 1
-    for layer in layers:
-        shape = layer.shape
+    for shape in shapes:
         span += step * max(d * (k - 1) for d, k in zip(shape.dilation, shape.kernel, strict=True))
         step *= max(shape.stride)
     return span
@@ -151,59 +169,87 @@ def _magnitude(layer: Layer, rules: EntryRules) -> float:
     return layer.magnitude if rules.magnitude == "raw" else layer.folded_magnitude
 
 
-def _kept_sets(layers: tuple[Layer, ...], segment: Segment, rules: EntryRules) -> Iterator[tuple[int, ...]]:
-    """Yield the sets of layers that may stay: those that have to, and the heaviest of every kind."""
+def _kept_sets(
+    layers: tuple[Layer, ...], segment: Segment, rules: EntryRules, *, row: bool
+) -> Iterator[tuple[int, ...]]:
+    """Yield the sets of layers that may stay: those that have to, and the heaviest of every kind, or any of
+    few layers that stand side by side.
+    """
     if not rules.prune:
         yield tuple(segment)
         return
-    loose: dict[object, list[int]] = {}
-    for index in segment:
-        shape = layers[index].shape
-        if layers[index].reducible and prod(shape.kernel) > 1:
-            kind = (shape.kernel, shape.dilation, shape.groups == 1, shape.depthwise)
-            loose.setdefault(kind, []).append(index)
-    fixed = [index for index in segment if all(index not in members for members in loose.values())]
-    ranked = [
-        sorted(members, key=lambda index: -_magnitude(layers[index], rules)) for members in loose.values()
-    ]
-    for counts in product(*(range(len(members) + 1) for members in ranked)):
-        kept = [*fixed]
-        for members, count in zip(ranked, counts, strict=True):
-            kept += members[:count]
-        if kept:
-            yield tuple(sorted(kept))
-    whole = all(layers[index].reducible for index in segment)
-    if whole and (rules.empty or (len(segment) == 1 and layers[segment.start].after_resize)):
+    fixed = [index for index in segment if not layers[index].reducible]
+    free = [index for index in segment if layers[index].reducible]
+    for groups in sorted({1, *(layers[index].shape.groups for index in segment)}):
+        if any(layers[index].shape.groups % groups for index in fixed):
+            continue
+        # Others would mix channels that the rest leaves apart.
+        fit = [index for index in free if layers[index].shape.groups % groups == 0]
+        for chosen in _heaviest(layers, segment, fit, rules) if row or len(fit) > _FEW else _subsets(fit):
+            if fixed or chosen:
+                yield tuple(sorted([*fixed, *chosen]))
+    if not fixed and (rules.empty or (len(segment) == 1 and layers[segment.start].after_resize)):
         yield ()
 
 
+def _heaviest(
+    layers: tuple[Layer, ...], segment: Segment, free: list[int], rules: EntryRules
+) -> Iterator[list[int]]:
+    """Yield, for every number of layers of every kind, the heaviest. All of a single tap stay: they make no
+    kernel larger.
+    """
+    shapes = {index: layers[index].shape for index in segment}
+    scales = accumulate((shape.stride for shape in shapes.values()), _times)
+    scale = dict(zip(segment, scales, strict=True))
+    single = [index for index in free if prod(shapes[index].kernel) == 1]
+    stay = [*single, *(index for index in segment if not layers[index].reducible)]
+    mixed = gcd(*(shapes[index].groups for index in stay))
+    kinds: dict[object, list[int]] = {}
+    for index in sorted(set(free) - set(single), key=lambda index: -_magnitude(layers[index], rules)):
+        shape = shapes[index]
+        # Behind a stride a kernel adds more to the merged one. Groups count as far as others leave them.
+        kind = (shape.kernel, shape.dilation, scale[index], gcd(mixed, shape.groups))
+        kinds.setdefault(kind, []).append(index)
+    for counts in product(*(range(len(members) + 1) for members in kinds.values())):
+        chosen = [members[:count] for members, count in zip(kinds.values(), counts, strict=True)]
+        yield [*single, *chain.from_iterable(chosen)]
+
+
+def _times(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a * b for a, b in zip(first, second, strict=True))
+
+
+def _subsets(free: list[int]) -> Iterator[list[int]]:
+    for count in range(len(free) + 1):
+        yield from map(list, combinations(free, count))
+
+
 def _entry(convolutions: Convolutions, found: Rewrite) -> MergeEntry:
-    region, layers = found.region, convolutions.layers
+    region = found.region
     segment, behind = region.segment, region.activation
-    name = "" if behind is None else activation_name(region.piece.traced, behind)
-    inside = {step.node: convolutions.shape(region.piece, step.node) for step in found.convolutions}
-    separate = _in_a_row(list(inside.values()), name)
-    beside = tuple(
-        convolutions.shape(region.piece, node)
-        for node, index in convolutions.projections.items()
-        if index in segment and node not in region.nodes
-    )
-    adds = len(segment) > 1 and found.result != ENTRY and behind is None and found.norm is None
-    added = activation_name(region.piece.traced, found.bend) if adds and found.bend is not None else ""
+    bends = len(segment) > 1 and found.result != ENTRY and behind is None and found.norm is None
+    added = activation_name(region.piece.traced, found.bend) if bends and found.bend is not None else ""
+    name = added if behind is None else activation_name(region.piece.traced, behind)
     merged = merged_shape(found)
-    if merged is not None and added:
-        merged = _with_activation(merged, added)
-        separate = _in_a_row(list(inside.values()), added)
-    if len(segment) == 1 == len(found.kept):
-        separate = (layers[segment.start].shape, *separate[:-1])
     return MergeEntry(
-        segment=segment, kept=found.kept, merged=merged, separate=separate, beside=beside, added=added
+        segment=segment,
+        kept=found.kept,
+        merged=None if merged is None else replace(merged, activation=name),
+        separate=_separate(convolutions, found, name),
+        beside=tuple(
+            convolutions.shape(region.piece, node)
+            for node, index in convolutions.projections.items()
+            if index in segment and node not in region.nodes
+        ),
+        added=added,
     )
 
 
-def _in_a_row(shapes: list[ConvShape], activation: str) -> tuple[ConvShape, ...]:
-    return (*shapes[:-1], *(_with_activation(shape, activation) for shape in shapes[-1:]))
-
-
-def _with_activation(shape: ConvShape, activation: str) -> ConvShape:
-    return replace(shape, activation=activation)
+def _separate(convolutions: Convolutions, found: Rewrite, activation: str) -> tuple[ConvShape, ...]:
+    """The convolutions that are left, the activation behind the last layer."""
+    shapes = {step.node: step.shape for step in found.convolutions if step.shape is not None}
+    order = list(shapes)
+    last = max(order, key=lambda node: (convolutions.index.get(node, -1), order.index(node)), default=None)
+    return tuple(
+        replace(shape, activation=activation) if node is last else shape for node, shape in shapes.items()
+    )

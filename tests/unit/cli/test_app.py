@@ -11,6 +11,8 @@ from shoal import __version__
 from shoal.cli import app
 
 VERBS = (
+    "compare",
+    "export",
     "units",
     "analyze",
     "plan",

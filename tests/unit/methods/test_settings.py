@@ -36,6 +36,9 @@ def test_every_method_has_a_name_a_line_of_help_and_both_presets():
     assert list(names()) == [
         "sglp",
         "cka",
+        "layermerge",
+        "layer_only",
+        "depth_merge",
         "best",
         "angular",
         "block_influence",

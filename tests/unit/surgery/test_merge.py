@@ -1,110 +1,24 @@
-"""Every map is held against what torch computes of the modules, one after the other, in float64."""
+"""Every merged map is held against what torch computes of the modules, one after the other, in float64."""
 
 from __future__ import annotations
 
-from itertools import product
 from math import gcd, lcm
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.nn import functional as F
 
-from shoal.errors import SurgeryError, UnitError
-from shoal.surgery.merge import (
-    Affine,
-    add,
-    average,
-    channel_sums,
-    compose,
-    convolution,
-    fold_norm,
-    identity,
-    scaled,
-    stack,
-    to_convolution,
-    with_groups,
-)
-
-CONVS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-F64 = {"dtype": torch.float64, "device": torch.device("cpu")}
+from maps import F64, assert_equal, bare, conv, geometry, normed, padded, reach, run
+from shoal.errors import UnitError
+from shoal.surgery.affine import Affine, convolution, fold_norm, identity, to_convolution
+from shoal.surgery.merge import add, channel_sums, compose, stack, with_groups
 
 
 @pytest.fixture(autouse=True)
 def float64_throughout():
     torch.set_default_dtype(torch.float64)
-
-
-def conv(channels, out, kernel, **kwargs):
-    return CONVS[len(kernel)](channels, out, tuple(kernel), **kwargs).double().requires_grad_(False)
-
-
-def bare(module):
-    """The same convolution without its padding."""
-    run = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[module.weight.ndim - 2]
-    rest = {"stride": module.stride, "dilation": module.dilation, "groups": module.groups}
-    return lambda x: run(x, module.weight, module.bias, **rest)
-
-
-def padded(x, padding):
-    return F.pad(x, [each for pair in reversed(padding) for each in pair])
-
-
-def reach(map):
-    return [step * (taps - 1) + 1 for step, taps in zip(map.dilation, map.kernel, strict=True)]
-
-
-def run(map, x, outputs):
-    """The first so many outputs of a map on each axis."""
-    after = [
-        max(0, (out - 1) * stride + taps - size + offset)
-        for out, stride, taps, size, offset in zip(
-            outputs, map.stride, reach(map), x.shape[2:], map.offset, strict=True
-        )
-    ]
-    padding = [(-offset, zeros) for offset, zeros in zip(map.offset, after, strict=True)]
-    return to_convolution(map, padding=padding)(x).detach()[(..., *(slice(out) for out in outputs))]
-
-
-def assert_equal(found, expected):
-    assert found.shape == expected.shape
-    # Rounding goes by the terms, which may cancel in a single output.
-    assert (found - expected).abs().max() <= 1e-12 * max(expected.abs().max(), 0.1)
-
-
-def by_definition(map, x, outputs):
-    """The sum as it stands in the docstring of `Affine`, number by number."""
-    out, width = map.weight.shape[:2]
-    y = torch.empty(len(x), out, *outputs)
-    for n, c, place in product(range(len(x)), range(out), np.ndindex(*outputs)):
-        group = c // (out // map.groups)
-        total = map.bias[c].clone()
-        for i, tap in product(range(width), np.ndindex(*map.kernel)):
-            at = [
-                s * o + f + d * a
-                for s, o, f, d, a in zip(map.stride, place, map.offset, map.dilation, tap, strict=True)
-            ]
-            if all(0 <= where < size for where, size in zip(at, x.shape[2:], strict=True)):
-                total += map.weight[(c, i, *tap)] * x[(n, group * width + i, *at)]
-        y[(n, c, *place)] = total
-    return y
-
-
-@st.composite
-def geometry(draw, axes, most_kernel=5):
-    def each(low, high):
-        return tuple(draw(st.lists(st.integers(low, high), min_size=axes, max_size=axes)))
-
-    return {
-        "kernel": each(1, most_kernel),
-        "stride": each(1, 3),
-        "dilation": each(1, 2),
-        "padding": each(0, 3),
-    }
 
 
 @st.composite
@@ -180,29 +94,6 @@ def test_without_memory_shapes_are_found_all_the_same():
     assert there.bias.is_meta
     assert there.weight.shape == here.weight.shape
     assert (there.offset, there.dilation, there.groups) == (here.offset, here.dilation, here.groups)
-
-
-@pytest.mark.parametrize("groups", [1, 2])
-def test_a_map_is_what_its_definition_says(groups):
-    map = Affine(
-        weight=torch.randn(4, 2 // groups, 2, 3),
-        bias=torch.randn(4),
-        stride=(2, 1),
-        offset=(-1, -2),
-        dilation=(1, 2),
-        groups=groups,
-    )
-    x = torch.randn(1, 2, 5, 4)
-    assert_equal(run(map, x, (3, 4)), by_definition(map, x, (3, 4)))
-
-
-@pytest.mark.parametrize("axes", [1, 2, 3])
-def test_a_convolution_and_back_is_the_same_convolution(axes):
-    module = conv(4, 6, (3, 2, 5)[:axes], stride=(2, 1, 3)[:axes], padding=(1, 0, 2)[:axes], groups=2)
-    again = to_convolution(convolution(module), padding=[(p, p) for p in module.padding])
-    assert type(again) is CONVS[axes]
-    x = torch.randn(2, 4, 7, 8, 5)[(..., *[slice(None)] * axes, *[0] * (3 - axes))]
-    assert torch.equal(again(x), module(x))
 
 
 @pytest.mark.parametrize(
@@ -316,51 +207,6 @@ def test_a_strided_block_with_a_projection_becomes_one_convolution(size):
     assert_equal(to_convolution(map, padding=[(3, 3)] * 2)(x), expected)
 
 
-def normed(channels, axes=2, **kwargs):
-    norm = NORMS[axes](channels, **kwargs).eval().requires_grad_(False)
-    norm.running_mean.normal_()
-    norm.running_var.uniform_(1e-4, 2)
-    if norm.affine:
-        norm.weight.normal_()
-        norm.bias.normal_()
-    return norm
-
-
-@pytest.mark.parametrize("axes", [1, 2, 3])
-@pytest.mark.parametrize("kwargs", [{}, {"eps": 1e-3}, {"affine": False}, {"affine": False, "eps": 1e-3}])
-def test_a_folded_batch_norm_equals_the_two_in_sequence(axes, kwargs):
-    module, norm = conv(4, 6, (3,) * axes, padding=1, groups=2), normed(6, axes, **kwargs)
-    x = torch.randn(2, 4, *(5, 4, 3)[:axes])
-    folded = fold_norm(convolution(module), norm)
-    assert_equal(to_convolution(folded, padding=[(1, 1)] * axes)(x), norm(module(x)))
-
-
-def test_folding_computes_in_the_dtype_of_the_map():
-    module, norm = nn.Conv2d(3, 4, 3).float(), normed(4, eps=1e-3).float()
-    assert fold_norm(convolution(module), norm).weight.dtype == torch.float32
-    folded = fold_norm(convolution(module, dtype=torch.float64), norm)
-    x = torch.randn(1, 3, 5, 5)
-    assert_equal(run(folded, x, (3, 3)), norm.double()(module.double()(x)).detach())
-
-
-def test_a_scaled_map_multiplies_and_then_shifts():
-    module, x = conv(2, 4, (3,), groups=2), torch.randn(1, 2, 6)
-    scale, shift = torch.randn(4), torch.randn(4)
-    map = scaled(convolution(module), scale, shift)
-    assert map.groups == 2
-    assert_equal(run(map, x, (4,)), module(x) * scale[:, None] + shift[:, None])
-
-
-@pytest.mark.parametrize(("pool", "axes"), [(nn.AvgPool1d, 1), (nn.AvgPool2d, 2), (nn.AvgPool3d, 3)])
-def test_average_pooling_that_counts_its_padding_is_a_depthwise_convolution(pool, axes):
-    kernel, stride, padding = (3, 2, 3)[:axes], (2, 1, 3)[:axes], (1, 1, 0)[:axes]
-    map = average(4, kernel, stride, padding, **F64)
-    x = torch.randn(2, 4, *(7, 6, 5)[:axes])
-    assert map.groups == 4
-    expected = pool(kernel, stride, padding)(x)
-    assert_equal(to_convolution(map, padding=[(p, p) for p in padding])(x), expected)
-
-
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_channel_sums_are_what_a_constant_turns_into(groups):
     module, level = conv(4, 8, (3, 2), dilation=2, groups=groups), torch.randn(4)
@@ -375,117 +221,6 @@ def test_fewer_groups_are_the_same_map(groups):
     map, x = convolution(conv(6, 12, (3,), groups=6)), torch.randn(1, 6, 5)
     assert with_groups(map, groups).groups == groups
     assert_equal(run(with_groups(map, groups), x, (3,)), run(map, x, (3,)))
-
-
-def test_zeros_that_differ_before_and_after_are_a_layer_of_their_own():
-    map, x = convolution(conv(2, 3, (2, 3), padding=(1, 0))), torch.randn(1, 2, 4, 5)
-    module = to_convolution(map, padding=[(1, 0), (0, 2)])
-    assert [type(each) for each in module] == [nn.ZeroPad2d, nn.Conv2d]
-    assert_equal(module(x), by_definition(map, x, (4, 5)))
-
-
-def test_a_map_that_begins_inside_crops():
-    map, x = compose(convolution(conv(2, 3, (3,)), (-1,)), identity(3, 1, **F64)), torch.randn(1, 2, 8)
-    assert map.offset == (1,)
-    assert_equal(to_convolution(map, padding=[(-1, -1)])(x), F.conv1d(x[..., 1:-1], map.weight, map.bias))
-
-
-@pytest.mark.parametrize(
-    ("kernel", "dilation", "before"), [(3, 1, 1), (2, 1, 0), (4, 1, 1), (4, 2, 3), (1, 1, 0)]
-)
-@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
-def test_padding_by_name_is_resolved_to_numbers(kernel, dilation, before):
-    same = nn.Conv1d(2, 2, kernel, padding="same", dilation=dilation)
-    assert convolution(same).offset == (-before,)
-    assert convolution(nn.Conv1d(2, 2, kernel, padding="valid", dilation=dilation)).offset == (0,)
-    x, total = torch.randn(1, 2, 9), dilation * (kernel - 1)
-    merged = to_convolution(convolution(same), padding=[(before, total - before)])
-    assert_equal(merged(x), same(x))
-
-
-def test_padding_may_be_said_by_the_caller():
-    assert convolution(nn.Conv2d(2, 2, 3, padding=1), (2, 0)).offset == (-2, 0)
-
-
-def test_what_is_made_is_new_and_takes_no_random_numbers():
-    module = nn.Conv2d(3, 3, 3).float()
-    before, state = module.weight.clone(), torch.get_rng_state()
-    map = convolution(module)
-    made = to_convolution(map, padding=[(0, 0)] * 2)
-    half = to_convolution(map, padding=[(0, 0)] * 2, dtype=torch.float16)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert (made.weight.dtype, half.weight.dtype) == (torch.float32, torch.float16)
-    assert all(parameter.requires_grad for parameter in made.parameters())
-    with torch.no_grad():
-        made.weight.zero_()
-    assert torch.equal(module.weight, before)
-
-
-def test_a_parametrised_weight_is_what_the_forward_uses():
-    module, x = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 3)), torch.randn(1, 2, 5)
-    assert_equal(run(convolution(module), x, (3,)), module(x).detach())
-
-
-class Standardised(nn.Conv2d):
-    def forward(self, x):
-        return F.conv2d(x, self.weight - self.weight.mean())
-
-
-def replaced():
-    module = nn.Conv1d(2, 2, 3)
-    module.forward = torch.zeros_like
-    return module
-
-
-@pytest.mark.parametrize(
-    ("module", "why"),
-    [
-        (nn.ConvTranspose2d(2, 2, 3), "map of a ConvTranspose2d: only"),
-        (nn.Linear(2, 2), "Linear"),
-        (Standardised(2, 2, 3), "Standardised"),
-        (replaced(), "map of a Conv1d: only"),
-        (nn.Conv2d(2, 2, 3, padding=1, padding_mode="reflect"), "padding_mode='reflect'"),
-        (nn.Conv2d(2, 2, 3, padding="same", padding_mode="circular"), "padding_mode='circular'"),
-    ],
-)
-def test_what_is_no_affine_map_is_refused_by_name(module, why):
-    with pytest.raises(UnitError, match=why):
-        convolution(module)
-
-
-def test_a_padding_mode_without_padding_says_nothing():
-    module, x = conv(2, 3, (3, 3), padding_mode="reflect"), torch.randn(1, 2, 5, 5)
-    assert_equal(run(convolution(module), x, (3, 3)), module(x))
-
-
-def test_padding_needs_a_number_an_axis():
-    with pytest.raises(UnitError, match=r"a padding before of \(1,\).*2 axes"):
-        convolution(nn.Conv2d(2, 2, 3), (1,))
-    with pytest.raises(UnitError, match=r"kernel=\(2, 2\), stride=\(2,\)"):
-        average(4, (2, 2), (2,), (0, 0), **F64)
-
-
-@pytest.mark.parametrize(
-    ("norm", "why"),
-    [
-        (nn.BatchNorm2d(4, track_running_stats=False), "BatchNorm2d.*no running statistics"),
-        (nn.GroupNorm(2, 4), "GroupNorm.*no running statistics"),
-        (nn.BatchNorm2d(3), "4 channels.*3"),
-    ],
-)
-def test_a_norm_that_depends_on_its_input_or_does_not_fit_is_refused(norm, why):
-    with pytest.raises(UnitError, match=why):
-        fold_norm(convolution(nn.Conv2d(2, 4, 1)), norm)
-
-
-class Frozen(nn.Module):
-    eps, weight, bias = 0.25, None, None
-    running_mean, running_var = torch.ones(1), torch.zeros(1)
-
-
-def test_an_eps_of_its_own_is_used_whatever_the_class_of_the_norm():
-    folded = fold_norm(identity(1, 1, **F64), Frozen())
-    assert (folded.weight.item(), folded.bias.item()) == (2, -2)
 
 
 def test_maps_that_do_not_fit_are_refused():
@@ -506,10 +241,3 @@ def test_maps_that_do_not_fit_are_refused():
         stack([])
     with pytest.raises(UnitError, match="4 groups.*has 6"):
         with_groups(identity(6, 1, **F64), 4)
-
-
-@pytest.mark.parametrize("padding", [[(0, 1)], [(1, 1), (1, 1)], []])
-def test_padding_that_does_not_fit_the_map_is_refused(padding):
-    map = convolution(nn.Conv1d(2, 2, 3, padding=1))
-    with pytest.raises(SurgeryError, match=r"offset \(-1,\). Pad \(1,\)"):
-        to_convolution(map, padding=padding)

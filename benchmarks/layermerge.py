@@ -1,0 +1,191 @@
+"""LayerMerge end to end on trained networks: predicted and measured latency, accuracy before and after.
+
+    python benchmarks/layermerge.py resnet20     ResNet-20 on CIFAR-10
+    python benchmarks/layermerge.py lite0        EfficientNet-Lite0 on 1,000 ImageNet images
+
+Each at `latency=0.7` and `latency=0.5` of the network as it came, for batches of 1 and of 32. `layermerge` is
+compared with `layer_only`, `depth_merge` and SGLP. The networks of all of them have their batch norms
+folded when they are timed; SGLP removes as many blocks as bring its folded network down to the budget.
+All are healed alike.
+
+- `resnet20`: 1,000 training images choose, 4,000 training images heal, the 1,000 lossless test images judge.
+- `lite0`: one image a class, so that healing on labels would teach half of the classes: 500 images choose and
+  heal, by the original's outputs alone; the other 500 judge.
+
+All that is measured is kept in `benchmarks/cache/`, so that a run that stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from inputs import CACHE, batched, cifar, efficientnet_lite0, imagenet_sample, trained_resnet20
+from reporting import report
+from torch import Tensor, nn
+
+from shoal import Plan, find_units, make_plan
+from shoal.errors import BudgetError
+from shoal.journal import Journal
+from shoal.measurement import count_macs, count_params, evaluate_quality, measure_latency
+from shoal.surgery import apply, expand, fold, merge_layers
+from shoal.surgery.certificate import certify
+from shoal.training import HealSettings, heal
+
+METHODS = ("layermerge", "layer_only", "depth_merge", "sglp")
+BUDGETS = (0.7, 0.5)
+BATCHES = (1, 32)
+Batches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A network with its data: to choose by, to judge by, to heal on."""
+
+    model: nn.Module
+    choose: Batches
+    judge: Batches
+    train: Batches
+    heal: HealSettings
+    told: str
+
+
+def resnet20() -> Case:
+    """ResNet-20 on lossless CIFAR-10."""
+    images, labels = cifar("train", 4000)
+    return Case(
+        model=trained_resnet20().eval(),
+        choose=batched(images[:1000], labels[:1000], 125),
+        judge=batched(*cifar("test", 1000), 250),
+        train=batched(images, labels, 64),
+        heal=HealSettings(epochs=4, lr=1e-3),
+        told="CIFAR-10, lossless: 1,000 training images choose, 4,000 heal, 1,000 test images judge",
+    )
+
+
+def lite0() -> Case:
+    """EfficientNet-Lite0 on a thousand images of ImageNet."""
+    images, labels = imagenet_sample()
+    return Case(
+        model=efficientnet_lite0(),
+        choose=batched(images[:256], labels[:256], 32),
+        judge=batched(images[500:], labels[500:], 50),
+        train=batched(images[:500], labels[:500], 25),
+        heal=HealSettings(epochs=2, lr=3e-4, distil=1.0, temperature=1.0, recalibrate_batches=20),
+        told="ImageNet, one image a class: 256 choose, 500 heal without labels, 500 others judge",
+    )
+
+
+CASES = {"resnet20": resnet20, "lite0": lite0}
+
+
+def chosen(name: str, case: Case, method: str, example: Tensor, share: float) -> tuple[Plan, float]:
+    """Return a method's plan within a share of the original's latency, and the seconds it took."""
+    journal = Journal(CACHE / f"layermerge-{name}.jsonl")
+    begun = time.perf_counter()
+    if method != "sglp":
+        budget = f"latency={share}"
+        plan = make_plan(
+            case.model, case.choose, method=method, budget=budget, example=example, journal=journal
+        )
+        return plan, time.perf_counter() - begun
+    blocks = len(find_units(case.model, example))
+    for left in range(blocks - 1, 0, -1):
+        budget = f"units={left}"
+        plan = make_plan(
+            case.model, case.choose, method=method, budget=budget, example=example, journal=journal
+        )
+        if timed(case, fold(apply(case.model, plan), example), example)["share"] <= share:
+            return plan, time.perf_counter() - begun
+    raise BudgetError(f"asked sglp for latency={share}: no number of blocks meets it.")
+
+
+def timed(case: Case, network: nn.Module, example: Tensor) -> dict[str, float]:
+    """Return the latency of a network beside the original's."""
+    found = measure_latency({"before": case.model, "after": network}, example)
+    before, after = found["before"].quickest, found["after"].quickest
+    return {"before": before, "after": after, "share": after / before, "spread": found["after"].spread}
+
+
+def row(case: Case, method: str, plan: Plan, seconds: float, example: Tensor) -> dict[str, Any]:
+    """Return what a plan comes to: latency predicted and measured, quality before and after healing."""
+    expanded = expand(case.model, plan)
+    small = merge_layers(case.model, plan, expanded) if plan.merges else fold(expanded, example)
+    latency = timed(case, small, example)
+    healed = heal(expanded, case.train, teacher=case.model, plan=plan, settings=case.heal)
+    finished = merge_layers(case.model, plan, healed) if plan.merges else fold(healed, example)
+    known = dict(plan.predicted)
+    told: dict[str, Any] = {
+        "convolutions": sum(isinstance(module, nn.Conv2d) for module in small.modules()),
+        "params": count_params(small),
+        "macs": count_macs(small, example).total // len(example),
+        "latency_measured": latency,
+        "seconds_choosing": seconds,
+        "quality": dict(evaluate_quality(small, case.judge)),
+        "quality_healed": dict(evaluate_quality(finished, case.judge)),
+        "plan": str(plan),
+    }
+    if plan.merges:
+        certificate = certify(case.model, plan, healed)
+        told |= {"certificate": certificate.whole, "drift": certificate.drift}
+        told["predicted"] = {
+            key: value for key, value in known.items() if key.startswith(("latency", "entries", "added"))
+        }
+        told["predicted_share"] = known["latency"] / known["latency_before"]
+        told["predicted_by_table"] = known["latency_by_table"] / known["latency_before"]
+        told["off"] = told["predicted_share"] / latency["share"] - 1
+        told["off_by_table"] = told["predicted_by_table"] / latency["share"] - 1
+    return told
+
+
+def trained_alike(case: Case) -> nn.Module:
+    """Return the original, healed as all others are."""
+    return heal(case.model, case.train, teacher=case.model, settings=case.heal)
+
+
+def figures(name: str, methods: list[str], batches: list[int], budgets: list[float]) -> dict[str, Any]:
+    """Return all rows of a case."""
+    case, rows = CASES[name](), []
+    image = case.judge[0][0][:1]
+    for batch in batches:
+        example = torch.cat([image] * batch)
+        folded = timed(case, fold(case.model, example), example)["share"]
+        for share in budgets:
+            for method in methods:
+                known = {"method": method, "batch": batch, "budget": share, "folded_share": folded}
+                try:
+                    plan, seconds = chosen(name, case, method, example, share)
+                    rows.append(known | row(case, method, plan, seconds, example))
+                except BudgetError as error:
+                    rows.append(known | {"failed": str(error)})
+                print(rows[-1], flush=True)
+    return {
+        "data": case.told,
+        "heal": asdict(case.heal),
+        "threads": torch.get_num_threads(),
+        "original": dict(evaluate_quality(case.model, case.judge)),
+        "original_healed": dict(evaluate_quality(trained_alike(case), case.judge)),
+        "params": count_params(case.model),
+        "macs": count_macs(case.model, image).total,
+        "rows": rows,
+    }
+
+
+def main() -> None:
+    """Run one case and write its figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("case", choices=CASES)
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
+    parser.add_argument("--batches", nargs="*", type=int, default=list(BATCHES))
+    parser.add_argument("--budgets", nargs="*", type=float, default=list(BUDGETS))
+    parser.add_argument("--output", help="file for the figures")
+    options = parser.parse_args()
+    found = figures(options.case, options.methods, options.batches, options.budgets)
+    report(f"layermerge-{options.case}", found, options.output)
+
+
+if __name__ == "__main__":
+    main()
