@@ -43,7 +43,7 @@ class ModelSummary:
     inputs: Any = field(default=None, hash=False, compare=False)
 
     @classmethod
-    def of(cls, chain: Chain, inputs: Any = None) -> ModelSummary:
+    def of(cls, chain: Chain) -> ModelSummary:
         """Return the summary of the network whose units are `chain`."""
         return cls(
             name=chain.model,
@@ -51,7 +51,7 @@ class ModelSummary:
             macs=chain.macs,
             units=tuple(unit.name for unit in chain),
             unit_params=tuple(unit.params for unit in chain),
-            inputs=inputs,
+            inputs=chain.inputs,
         )
 
 
@@ -99,6 +99,15 @@ class Plan:
 
         chosen = chain.select(units)
         _check_removable(chain, chosen)
+        if any(unit.removal == "merge" for unit in chosen):
+            return cls.merging(
+                chain,
+                [Merge.without(unit) for unit in chosen],
+                budget=budget,
+                method=method,
+                settings=settings,
+                predicted=predicted,
+            )
         steps = tuple(Remove.of(unit) for unit in chosen)
         counts = {
             "units": len(chain) - len(chosen),
@@ -121,7 +130,6 @@ class Plan:
         chain: Chain,
         steps: Iterable[Merge],
         *,
-        inputs: Any,
         budget: Budget | None = None,
         method: str = "by hand",
         settings: Mapping[str, Any] | None = None,
@@ -132,7 +140,6 @@ class Plan:
         Args:
             chain: The layers, `find_units(…, granularity="layer")`.
             steps: The segments; they do not overlap.
-            inputs: What the network takes, as `shoal.calling.describe_inputs` writes it.
             budget, method, settings, predicted: As the attributes.
 
         Raises:
@@ -145,7 +152,7 @@ class Plan:
         for step in ordered:
             _check_removable(chain, [chain[index] for index in step.removed])
         plan = cls(
-            model=ModelSummary.of(chain, inputs),
+            model=ModelSummary.of(chain),
             steps=ordered,
             budget=budget,
             method=method,

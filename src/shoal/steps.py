@@ -78,6 +78,11 @@ class Merge:
 
     op = "merge"
 
+    @classmethod
+    def without(cls, unit: Unit) -> Merge:
+        """Return the step that leaves one layer out."""
+        return cls(start=unit.index, stop=unit.index + 1, kept=(), layers=(unit.name,))
+
     @property
     def segment(self) -> Segment:
         """The layers."""

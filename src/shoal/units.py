@@ -19,7 +19,7 @@ __all__ = ["GRANULARITIES", "Chain", "Granularity", "Segment", "Segmentation", "
 
 Granularity = Literal["block", "sublayer", "layer"]
 GRANULARITIES: tuple[Granularity, ...] = ("block", "sublayer", "layer")
-Removal = Literal["delete", "bypass"]
+Removal = Literal["delete", "bypass", "merge"]
 After = Literal["", "next", "container"]
 
 
@@ -119,7 +119,8 @@ class Unit:
         removable: Whether shoal can take it out.
         why: Why not, in words; empty where it can.
         removal: `delete`: the entry leaves its list. `bypass`: a pass-through takes its place
-            (units held as attributes, and lists whose entries the network reaches by number).
+            (units held as attributes, and lists whose entries the network reaches by number). `merge`: it
+            is a layer, and goes as a segment of its own that becomes the identity.
         in_shape, out_shape: Shape of the hidden state that goes in and comes out.
         outputs: What it returns, as `architectures.hidden` describes: where each returned value
             comes from when the unit is bypassed.
@@ -178,6 +179,8 @@ class Chain:
         uncounted: Operations whose multiply-accumulates could not be counted, with how often each
             was met.
         left_out: Dotted path of a module → why it takes no part, for layers that may be merged.
+        inputs: What the layers were found with, as `shoal.calling.describe_inputs` writes it; None for
+            other units.
     """
 
     units: tuple[Unit, ...]
@@ -186,6 +189,7 @@ class Chain:
     macs: int
     uncounted: dict[str, int] = field(default_factory=dict, hash=False)
     left_out: dict[str, str] = field(default_factory=dict, hash=False)
+    inputs: Any = field(default=None, hash=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.units)

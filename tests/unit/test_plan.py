@@ -218,6 +218,7 @@ LAYERS = Chain(
     model="Net",
     params=100,
     macs=1000,
+    inputs={"shape": [1, 3, 8, 8], "dtype": "float32"},
 )
 
 
@@ -227,7 +228,7 @@ def merge(start, stop, kept, **changed):
 
 
 def merging(*steps):
-    return Plan.merging(LAYERS, steps, inputs={"shape": [1, 3, 8, 8], "dtype": "float32"})
+    return Plan.merging(LAYERS, steps)
 
 
 def test_a_plan_of_merges_is_read_back_equal():

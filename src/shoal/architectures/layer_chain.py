@@ -6,7 +6,7 @@ from torch import nn
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
 from shoal.architectures.symbolic import shape_of
-from shoal.calling import Inputs
+from shoal.calling import Inputs, describe_inputs
 from shoal.layers import Layer
 from shoal.measurement.counting import count_macs, count_params
 from shoal.units import Chain, Unit
@@ -37,6 +37,7 @@ def chain_of_layers(model: nn.Module, example: Inputs, found: Convolutions | Non
         macs=macs.total,
         uncounted=macs.uncounted,
         left_out=dict(found.notes),
+        inputs=describe_inputs(example),
     )
 
 
@@ -55,7 +56,7 @@ def _unit(model: nn.Module, found: Convolutions, layer: Layer, macs: dict[str, i
         macs=macs.get(layer.name, 0),
         removable=layer.reducible,
         why=layer.fixed,
-        removal="bypass",
+        removal="merge",
         in_shape=shape_of(place.entry) or (),
         out_shape=shape_of(place.exit) or (),
     )

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
-from shoal.calling import describe_inputs, device_of, sample_count
+from shoal.calling import device_of, sample_count
 from shoal.errors import BudgetError, ConfigError, DataError
 from shoal.importance import MergeLosses, MergeLossSettings
 from shoal.measurement import (
@@ -97,7 +97,6 @@ def choose_merges(request: Request, settings: MergeSettings, *, method: str, rul
     return Plan.merging(
         request.chain,
         tables.steps(chosen),
-        inputs=describe_inputs(request.example),
         budget=request.budget,
         method=method,
         settings=asdict(settings) | {"rules": asdict(rules)},

@@ -21,7 +21,7 @@ from torch import fx
 from shoal.architectures.convolutions import Convolutions, Region
 from shoal.architectures.operations import activation_name
 from shoal.errors import UnitError
-from shoal.layers import ConvShape, Layer, MergeEntry
+from shoal.layers import Axes, ConvShape, Layer, MergeEntry
 from shoal.surgery.rewriting import ENTRY, Rewrite, merged_shape, rewrite
 from shoal.units import Segment
 
@@ -123,6 +123,9 @@ def _entries(convolutions: Convolutions, region: Region, rules: EntryRules) -> I
     best: dict[object, tuple[float, MergeEntry]] = {}
     layers, largest = convolutions.layers, rules.largest_kernel or sys.maxsize
     row = _in_a_row(convolutions, region)
+    fixed = [layers[index].shape for index in region.segment if not layers[index].reducible]
+    if row and _span(fixed) > largest:
+        return
     for kept in _kept_sets(layers, region.segment, rules, row=row):
         if row and _span([layers[index].shape for index in kept]) > largest:
             continue
@@ -204,13 +207,18 @@ def _heaviest(
     single = [index for index in free if prod(shapes[index].kernel) == 1]
     stay = [*single, *(index for index in segment if not layers[index].reducible)]
     mixed = gcd(*(shapes[index].groups for index in stay))
-    kinds: dict[object, list[int]] = {}
+    kinds: dict[tuple[Axes, Axes, Axes, int], list[int]] = {}
     for index in sorted(set(free) - set(single), key=lambda index: -_magnitude(layers[index], rules)):
         shape = shapes[index]
         # Behind a stride a kernel adds more to the merged one. Groups count as far as others leave them.
         kind = (shape.kernel, shape.dilation, scale[index], gcd(mixed, shape.groups))
         kinds.setdefault(kind, []).append(index)
-    for counts in product(*(range(len(members) + 1) for members in kinds.values())):
+    largest, most = rules.largest_kernel or sys.maxsize, []
+    for kernel, dilation, step, _ in kinds:
+        grows = max(s * d * (k - 1) for s, d, k in zip(step, dilation, kernel, strict=True))
+        most.append((largest - 1) // grows)
+    numbers = (min(len(members), some) for members, some in zip(kinds.values(), most, strict=True))
+    for counts in product(*(range(number + 1) for number in numbers)):
         chosen = [members[:count] for members, count in zip(kinds.values(), counts, strict=True)]
         yield [*single, *chain.from_iterable(chosen)]
 

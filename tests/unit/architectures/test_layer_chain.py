@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from convnets import mobilenet_v2, resnet, vgg
-from shoal import find_units
+from shoal import Plan, apply, find_units
 from shoal.errors import UnknownArchitectureError
 from shoal.measurement import count_macs, count_params
 
@@ -33,3 +33,12 @@ def test_the_chain_counts_parameters_and_macs_of_the_whole_network():
 def test_a_network_without_convolutions_has_no_layers():
     with pytest.raises(UnknownArchitectureError, match="there are none whose calls can be followed"):
         find_units(torch.nn.Linear(4, 4), torch.randn(2, 4), granularity="layer")
+
+
+def test_a_layer_left_out_by_hand_is_gone_and_a_block_without_layers_gives_what_it_was_given():
+    net, x = resnet((2, 2), width=8).eval(), torch.randn(2, 3, 32, 32)
+    chain = find_units(net, x, granularity="layer")
+    block = net.stages[0][1]
+    small = apply(net, Plan.removing(chain, ["stages.0.1.conv1", "stages.0.1.conv2"]))
+    block.forward = lambda value: value
+    torch.testing.assert_close(small(x), net(x), rtol=1e-4, atol=1e-5)
