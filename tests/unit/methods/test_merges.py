@@ -13,7 +13,7 @@ from shoal.journal import Journal
 from shoal.measurement import count_macs, count_params, merge_costs
 from shoal.measurement.convolutions import ShapeTiming
 from shoal.methods import get, names, settings_for
-from shoal.methods.merges import _Tables
+from shoal.methods.merge_tables import MergeTables
 from shoal.pipeline import make_request
 from shoal.surgery import apply
 from shoal.training import HealSettings
@@ -97,7 +97,7 @@ def test_the_plan_is_the_best_of_all_partitions_by_the_tables(data, method, shar
             "depth_merge": __import__("shoal.methods.depth_merge", fromlist=["RULES"]).RULES,
         }[method]
     )
-    tables = _Tables(request, settings, rules)
+    tables = MergeTables(request, settings, rules)
     tables.losses.of(tables.entries)
     numbered = [(number, tables.entries[number]) for number in tables.useful]
     best = inf
@@ -156,7 +156,7 @@ def slow_by_macs(monkeypatch):
         return tuple(1.3e-9 * each + 1e-6 for each in macs)
 
     monkeypatch.setattr(merge_costs, "time_shapes", time_shapes)
-    monkeypatch.setattr(_Tables, "timed", timed)
+    monkeypatch.setattr(MergeTables, "timed", timed)
 
 
 @pytest.mark.parametrize("share", [0.9, 0.75, 0.65])
