@@ -168,14 +168,15 @@ class MergeTables:
     @cached_property
     def losses(self) -> MergeLosses:
         """What entries lose."""
-        request = self.request
+        request, tuning = self.request, self.request.heal_batches
+        key = request.key if tuning is None else f"{request.key}/{request.fingerprint_of(tuning)}"
         return MergeLosses(
             self.convolutions,
             request.batches,
             loss=request.loss,
             tuning=request.heal_batches,
             journal=request.journal,
-            key=request.key,
+            key=key,
             settings=self.settings.importance,
         )
 
