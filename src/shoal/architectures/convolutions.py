@@ -146,10 +146,7 @@ class Convolutions:
                 continue
             last = max(needs[each] for each in operation.inputs)
             if operation.kind == "convolution":
-                number = self.index.get(node, self.projections.get(node, -1))
-                if number < start:
-                    continue
-                last = max(last, number)
+                last = max(last, self.index[node] if node in self.index else self.projections[node])
             needs[node] = last
         del needs[place.entry]
         return needs
@@ -219,7 +216,7 @@ def find_convolutions(model: nn.Module, example: Inputs) -> Convolutions:
         for node in piece.traced.graph.nodes
         if piece.operations[node].kind == "convolution"
     ]
-    notes = dict(pieces.untraced) | _notes(pieces)
+    notes = _notes(pieces) | pieces.untraced
     if not standing:
         told = "; ".join(f"{path or 'the network'}: {why}" for path, why in notes.items())
         raise UnknownArchitectureError(

@@ -22,7 +22,7 @@ from shoal.architectures.operations import Operation, classify
 from shoal.architectures.plain import has_convolution, take_apart_
 from shoal.architectures.symbolic import Untraceable, trace_module
 from shoal.architectures.trials import FAILURES, check_runs
-from shoal.calling import Inputs, call, device_of, evaluating, to_device
+from shoal.calling import Inputs, device_of, evaluating, to_device
 
 __all__ = ["Piece", "Pieces", "find_pieces"]
 
@@ -122,9 +122,8 @@ def find_pieces(model: nn.Module, example: Inputs) -> Pieces:
     copied = copy.deepcopy(model).eval()
     parts = take_apart_(copied)
     example = to_device(example, device_of(model))
-    check_runs(copied, example)
-    with evaluating(copied), torch.no_grad(), _watching(copied) as seen:
-        call(copied, example)
+    with _watching(copied) as seen:
+        check_runs(copied, example)
     search = _Search(model=copied, parts=parts, seen=seen)
     search.visit("", copied)
     order = {path: number for number, path in enumerate(seen)}

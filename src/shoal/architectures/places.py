@@ -97,9 +97,9 @@ def layer_at(place: Place, index: int) -> Layer:
         raise TypeError(f"{node.target} is no convolution")
     before, after = shape_of(place.entry) or (), shape_of(node) or ()
     activation = activation_behind(piece, boundary_of(piece, place.exit))
-    shape = shape_from(
-        module, before[2:], "" if activation is None else activation_name(piece.traced, activation)
-    )
+    # With the zeros that are put before it: they are not in its own padding.
+    size = (shape_of(piece.operations[node].inputs[0]) or ())[2:]
+    shape = shape_from(module, size, "" if activation is None else activation_name(piece.traced, activation))
     weight = module.weight.detach()
     folded = weight
     if place.norm is not None:

@@ -140,8 +140,8 @@ def _rekey_adapter(options: Options, folder: Path, plan: Plan) -> None:
 
 def _cut_network(options: Options, plan: Plan) -> None:
     from shoal.measurement import measure_pair
-    from shoal.reports import checks_table, comparison_table, plan_table
-    from shoal.surgery import apply, check_equal, check_format, save_verified
+    from shoal.reports import certificate_table, checks_table, comparison_table, plan_table
+    from shoal.surgery import apply, certify, check_equal, check_format, save_verified
 
     writes = options.output is not None and not options.dry_run
     loaded = open_model(options)
@@ -151,11 +151,16 @@ def _cut_network(options: Options, plan: Plan) -> None:
         check_format(loaded.model, options.format, plan.removals)
     small = apply(loaded.model, plan)
     check_equal(loaded.model, plan, small, example)
+    certificate = certify(loaded.model, plan) if plan.merges else None
     before, after = measure_pair(loaded.model, small, example)
     document = {"plan": json.loads(plan.to_json()), "before": before.as_json(), "after": after.as_json()}
+    if certificate is not None:
+        document["certificate"] = certificate.as_json()
     if not options.json:
         show_table(plan_table(plan))
         show_table(comparison_table(before, after, samples=options.example_batch))
+        if certificate is not None:
+            show_table(certificate_table(certificate))
     if options.output is not None and writes:
         verification = save_verified(
             small,
@@ -168,6 +173,7 @@ def _cut_network(options: Options, plan: Plan) -> None:
             source=loaded.source,
             before=before,
             after=after,
+            certificate=certificate,
             tokenizer_from=loaded.folder or loaded.load_tokenizer(),
         )
         document |= {"output": str(options.output), "verification": verification.as_json()}

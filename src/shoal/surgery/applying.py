@@ -5,11 +5,14 @@ The model that came in stays as it was.
 
 from __future__ import annotations
 
-from torch import nn
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
 from shoal.calling import Inputs, device_of, inputs_like
-from shoal.errors import PlanError, SurgeryError
+from shoal.errors import PlanError
 from shoal.plan import Plan
 from shoal.surgery.expanding import expand_, merge_
 from shoal.surgery.removal import check_removals, remove_units
@@ -45,8 +48,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 
 
 def expand(model: nn.Module, plan: Plan) -> nn.Module:
-    """Return the new model that is trained before `merge_layers`: for merges with all convolutions that stay still
-    apart, batch norms live; for removals what `apply` returns.
+    """Return the new model that is trained before `merge_layers`: for merges with all convolutions that stay
+    still apart, batch norms live; for removals what `apply` returns.
 
     Args:
         model: The network that the plan was made for; stays untouched.
@@ -74,12 +77,8 @@ def merge_layers(model: nn.Module, plan: Plan, trained: nn.Module | None = None)
     """
     if not plan.merges:
         return remove_units(model, plan) if trained is None else trained
-    found = traced_for(model, plan)
-    if trained is None:
-        return merge_(found, plan.merges).train(model.training)
-    merged = merge_(_with_weights(found, plan, trained), plan.merges)
-    _take_over(merged, trained)
-    return merged.train(trained.training)
+    like = model if trained is None else trained
+    return merge_(traced_for(model, plan), plan.merges, trained).train(like.training)
 
 
 def fold(model: nn.Module, example: Inputs) -> nn.Module:
@@ -121,7 +120,8 @@ def traced_for(model: nn.Module, plan: Plan) -> Convolutions:
         PlanError: If it was made for another network.
     """
     _check_size(model, plan)
-    found = find_convolutions(model, inputs_like(plan.model.inputs, device_of(model)))
+    inputs = _in_dtype_of(model, inputs_like(plan.model.inputs, device_of(model)))
+    found = find_convolutions(model, inputs)
     names = tuple(layer.name for layer in found.layers)
     if names != plan.model.units:
         raise PlanError(
@@ -131,6 +131,16 @@ def traced_for(model: nn.Module, plan: Plan) -> Convolutions:
     return found
 
 
+def _in_dtype_of(model: nn.Module, inputs: Inputs) -> Inputs:
+    """Floating-point inputs in the dtype that the network has now: it may have been converted since."""
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+
+    def cast(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
+    return inputs if dtype is None else tree_map(cast, inputs)
+
+
 def _check_size(model: nn.Module, plan: Plan) -> None:
     params = sum(parameter.numel() for parameter in model.parameters())
     if params != plan.model.params:
@@ -138,29 +148,3 @@ def _check_size(model: nn.Module, plan: Plan) -> None:
             f"asked to use a plan for {plan.model.name} with {plan.model.params:,} parameters on "
             f"{type(model).__name__} with {params:,}. Make a plan for this model."
         )
-
-
-def _with_weights(found: Convolutions, plan: Plan, trained: nn.Module) -> Convolutions:
-    """The same convolutions with the weights of the expanded network that was trained."""
-    expanded = expand_(found.copy(), plan.merges)
-    mine, theirs = expanded.state_dict(), trained.state_dict()
-    if mine.keys() != theirs.keys():
-        odd = sorted(mine.keys() ^ theirs.keys())
-        raise SurgeryError(
-            f"asked to merge {type(trained).__name__}: it is not what the plan expands {plan.model.name} to "
-            f"({', '.join(odd[:3])}). Pass what `expand` returned for this plan, trained."
-        )
-    held = found.pieces.state()
-    for name, value in theirs.items():
-        if name in held:
-            held[name].data.copy_(value)
-    return found
-
-
-def _take_over(merged: nn.Module, trained: nn.Module) -> None:
-    """Give norms that came in with the plan the weights that training has given them."""
-    theirs = trained.state_dict()
-    own = {**dict(merged.named_parameters()), **dict(merged.named_buffers())}
-    for name, value in own.items():
-        if name.rpartition(".")[0].endswith("_norm") and name in theirs:
-            value.data.copy_(theirs[name])

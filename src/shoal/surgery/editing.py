@@ -67,7 +67,7 @@ class Edit:
     def __init__(self, convolutions: Convolutions) -> None:
         self.pieces = convolutions.pieces
         # Paths of norms and activations that the original has not.
-        self.added: list[str] = []
+        self.added: set[str] = set()
         self._instead: dict[fx.Node, fx.Node] = {}
         self._through: dict[fx.Node, fx.Node] = {}
         self._gone: set[fx.Node] = set()
@@ -151,7 +151,7 @@ class Edit:
 
     def _add(self, piece: Piece, name: str, module: nn.Module) -> str:
         piece.traced.add_submodule(name, module)
-        self.added.append(f"{piece.path}.{name}".lstrip("."))
+        self.added.add(f"{piece.path}.{name}".lstrip("."))
         return name
 
     def _bend(self, task: Task, boundary: fx.Node, like: fx.Node) -> None:

@@ -90,7 +90,8 @@ def merge_(convolutions: Convolutions, steps: Sequence[Merge], trained: nn.Modul
     edit.fold_norms()
     merged = edit.finish()
     if trained is not None:
-        for path in edit.added:
+        # Some stand on branches that have gone since.
+        for path in edit.added & dict(merged.named_modules()).keys():
             merged.get_submodule(path).load_state_dict(trained.get_submodule(path).state_dict())
     return merged
 
