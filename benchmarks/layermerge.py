@@ -37,7 +37,7 @@ from shoal.surgery.certificate import certify
 from shoal.training import HealSettings, heal
 
 METHODS = ("layermerge", "layermerge-tuned", "layer_only", "depth_merge", "sglp")
-TUNED = {"importance": {"form": "tuned", "steps": 20}}
+TUNED: dict[str, Any] = {"importance": {"form": "tuned", "steps": 20}}
 BUDGETS = (0.7, 0.5)
 BATCHES = (1, 32)
 Batches = list[tuple[Tensor, Tensor]]
@@ -53,6 +53,7 @@ class Case:
     train: Batches
     heal: HealSettings
     told: str
+    whole_steps: int = 40
 
 
 def resnet20() -> Case:
@@ -78,6 +79,7 @@ def lite0() -> Case:
         train=batched(images[:500], labels[:500], 25),
         heal=HealSettings(epochs=1, lr=3e-4, distil=1.0, temperature=1.0, recalibrate_batches=20),
         told="ImageNet, one image a class: 192 choose, 500 heal without labels, 500 others judge",
+        whole_steps=8,
     )
 
 
@@ -91,11 +93,13 @@ def chosen(name: str, case: Case, method: str, example: Tensor, share: float) ->
     if method != "sglp":
         budget = f"latency={share}"
         base, _, tuned = method.partition("-")
+        settings: dict[str, Any] = {"whole_steps": case.whole_steps} if base == "layermerge" else {}
+        settings |= TUNED if tuned else {}
         plan = make_plan(
             case.model,
             case.choose,
             method=base,
-            settings=TUNED if tuned else None,
+            settings=settings,
             budget=budget,
             example=example,
             journal=journal,
@@ -141,7 +145,9 @@ def row(case: Case, method: str, plan: Plan, seconds: float, example: Tensor) ->
         certificate = certify(case.model, plan, healed)
         told |= {"certificate": certificate.whole, "drift": certificate.drift}
         told["predicted"] = {
-            key: value for key, value in known.items() if key.startswith(("latency", "entries", "added"))
+            key: value
+            for key, value in known.items()
+            if key.startswith(("latency", "entries", "added", "compared"))
         }
         told["predicted_share"] = known["latency"] / known["latency_before"]
         told["predicted_by_table"] = known["latency_by_table"] / known["latency_before"]

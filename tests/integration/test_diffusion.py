@@ -77,10 +77,10 @@ def test_compress_makes_it_shallower_within_the_budget_and_proves_it(network, ba
         loss=noise_loss,
         heal=HealSettings(max_steps=2),
     )
-    steps = sum(isinstance(module, nn.Conv2d) for module in result.model.modules())
+    left = sum(isinstance(module, nn.Conv2d) for module in result.model.modules())
     assert result.certificate.whole < 1e-9
     assert result.after.params < result.before.params
-    assert steps < sum(isinstance(module, nn.Conv2d) for module in network.modules())
+    assert left < sum(isinstance(module, nn.Conv2d) for module in network.modules())
     assert evaluate_quality(result.model, batches, loss=noise_loss)["loss"] > 0
     assert draw(result.model, torch.randn(3, 1, 8, 8), steps=2).shape == (3, 1, 8, 8)
     torch.testing.assert_close(network.state_dict(), before, rtol=0, atol=0)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,8 @@ from shoal.layers import MergeEntry
 from shoal.measurement import Loss, evaluate_quality
 from shoal.processes import together
 from shoal.progress import task
+from shoal.steps import Merge
+from shoal.surgery.expanding import expand_
 from shoal.training import recalibrate_
 from shoal.training.distillation import output_gap
 from shoal.training.optimisation import make_optimizer
@@ -135,6 +137,36 @@ class MergeLosses:
             self.journal[name] = [found["loss"], found.get("accuracy")]
         loss, accuracy = self.journal[name]
         return loss, accuracy
+
+    def of_plans(self, plans: Sequence[Sequence[Merge]], steps: int) -> list[float]:
+        """Return the mean loss of the network that each plan's steps together leave, after so many steps of
+        training on the original's outputs; infinite where that overflows.
+
+        Raises:
+            DataError: If there is nothing to compute a loss from.
+        """
+        names = [f"{self._key}/whole/{steps}/{fingerprint(*plan)}" for plan in plans]
+        _ = self._before
+        with together() as processes, task("measuring whole plans", len(plans)) as advance:
+            for plan, name in zip(plans, names, strict=True):
+                if name not in self.journal:
+                    # Every process does the same, so that none has to wait.
+                    self.journal[name] = processes.exchange(self._whole(plan, steps))[0]
+                advance(1)
+        return [self.journal[name] for name in names]
+
+    def _whole(self, plan: Sequence[Merge], steps: int) -> float:
+        cut = Cut(self.network, "")
+        tuned, judged = (CutBatches(cut, each, self.network, 0) for each in (self._tuned, self._judged))
+        network = expand_(self.convolutions.copy(), plan)
+        recalibrate_(network, tuned)
+        how = replace(self.settings.fit_settings(), max_steps=steps)
+        try:
+            with evaluating(self.network):
+                tune_(network, tuned, how, loss=self._loss, teacher=self.network, distil=1.0)
+            return float(self._judge(network, judged)[0])
+        except DataError:
+            return math.inf
 
     @property
     def loss_before(self) -> float:

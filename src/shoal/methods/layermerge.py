@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from shoal.errors import ConfigError
 from shoal.importance import MergeLossSettings
 from shoal.methods import Method
 from shoal.methods.merges import MergeSettings, choose_merges
@@ -32,9 +33,18 @@ class LayerMergeSettings(MergeSettings):
 
     Attributes:
         rules: Which ways to rewrite segments are looked at.
+        whole_steps: Losses of entries do not quite add up. So the best plan by the tables is compared, as a
+            whole network after so many steps of training on the original's outputs, with the best that
+            only removes layers and the best that only merges; 0 trusts the tables.
     """
 
     rules: EntryRules = field(default_factory=EntryRules)
+    whole_steps: int = 40
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.whole_steps < 0:
+            raise ConfigError(f"asked for whole_steps={self.whole_steps}: numbers from 0 upwards work.")
 
 
 PAPER = LayerMergeSettings(
@@ -46,6 +56,7 @@ PAPER = LayerMergeSettings(
     rounding="floor",
     separate=False,
     time_all=True,
+    whole_steps=0,
 )
 
 
@@ -57,7 +68,9 @@ def choose(request: Request, settings: LayerMergeSettings) -> Plan:
         DataError: If the data does not allow the losses that are asked for.
         UnknownArchitectureError: If no convolution of the network can be followed.
     """
-    return choose_merges(request, settings, method="layermerge", rules=settings.rules)
+    return choose_merges(
+        request, settings, method="layermerge", rules=settings.rules, whole_steps=settings.whole_steps
+    )
 
 
 METHOD = Method(

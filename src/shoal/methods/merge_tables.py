@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,6 +17,7 @@ from shoal.architectures.convolutions import Convolutions, find_convolutions
 from shoal.calling import device_of, sample_count
 from shoal.errors import BudgetError, ConfigError, DataError
 from shoal.importance import MergeLosses, MergeLossSettings
+from shoal.layers import MergeEntry
 from shoal.measurement import (
     EntryCost,
     ShapeSettings,
@@ -258,6 +260,14 @@ class MergeTables:
             f"merging its convolutions can save leaves {least:.4g} ({share:.3f} of the original). Ask "
             f"for {self.quantity}={min(1.0, share * 1.02):.2f} or more."
         )
+
+    def only(self, allowed: Callable[[MergeEntry], bool]) -> MergeTables:
+        """Return the same tables with some of the entries alone."""
+        useful, _, _ = self.useful, self.losses, self.before
+        found = copy.copy(self)
+        found.useful = [number for number in useful if allowed(self.entries[number])]
+        found.scale = 1.0
+        return found
 
     def steps(self, chosen: FrontPoint) -> tuple[Merge, ...]:
         """Return what a choice does to the network."""

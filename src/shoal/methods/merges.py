@@ -6,10 +6,13 @@ table scaled to what was really saved, until the measured network meets the budg
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from shoal.errors import BudgetError
+from shoal.layers import MergeEntry
 from shoal.methods.merge_tables import MergeSettings, MergeTables
 from shoal.methods.request import Request
 from shoal.plan import Plan
@@ -23,8 +26,25 @@ _ROUNDS = 5
 _SLACK = 0.05
 
 
-def choose_merges(request: Request, settings: MergeSettings, *, method: str, rules: EntryRules) -> Plan:
-    """Return the plan of merges that meets the budget and loses least by the tables.
+# What each special case of LayerMerge allows.
+_CASES: dict[str, Callable[[MergeEntry], bool]] = {
+    "removals alone": lambda entry: len(entry.segment) == 1,
+    "merges alone": lambda entry: len(entry.kept) == len(entry.segment),
+}
+
+
+def choose_merges(
+    request: Request, settings: MergeSettings, *, method: str, rules: EntryRules, whole_steps: int = 0
+) -> Plan:
+    """Return the plan of merges that meets the budget and loses least.
+
+    Args:
+        request: What is asked.
+        settings: How.
+        method: Whose name the plan bears.
+        rules: Which ways to rewrite segments are looked at.
+        whole_steps: Steps of training after which the best plan by the tables is compared, as a whole
+            network, with those of its special cases; 0 for not at all.
 
     Raises:
         BudgetError: If no plan meets the budget; names the nearest that can be had.
@@ -32,20 +52,35 @@ def choose_merges(request: Request, settings: MergeSettings, *, method: str, rul
         UnknownArchitectureError: If no convolution of the network can be followed.
     """
     tables = MergeTables(request, settings, rules)
-    if request.budget.quantity == "latency":
-        chosen, known = _on_time(tables)
-    else:
-        chosen = tables.best(tables.allowance)
-        known = {request.budget.quantity: round(tables.rest + chosen.cost)}
-    facts = tables.facts(chosen) | known
+    found = {"merges and removals": _choice(tables)}
+    for case, allowed in _CASES.items() if whole_steps else ():
+        with suppress(BudgetError):
+            found[case] = _choice(tables.only(allowed))
+    plans = {case: tables.steps(chosen) for case, (chosen, _) in found.items()}
+    known: dict[str, Any] = {}
+    best = next(iter(plans))
+    if len(set(plans.values())) > 1:
+        losses = dict(zip(plans, tables.losses.of_plans(list(plans.values()), whole_steps), strict=True))
+        best = min(losses, key=lambda case: losses[case])
+        known = {"compared_whole": losses}
+    chosen, facts = found[best]
     return Plan.merging(
         request.chain,
-        tables.steps(chosen),
+        plans[best],
         budget=request.budget,
         method=method,
         settings=asdict(settings) | {"rules": asdict(rules)},
-        predicted=facts,
+        predicted=tables.facts(chosen) | facts | known,
     )
+
+
+def _choice(tables: MergeTables) -> tuple[FrontPoint, dict[str, Any]]:
+    """The best choice by the tables, and what remains."""
+    quantity = tables.request.budget.quantity
+    if quantity == "latency":
+        return _on_time(tables)
+    chosen = tables.best(tables.allowance)
+    return chosen, {quantity: round(tables.rest + chosen.cost)}
 
 
 def _on_time(tables: MergeTables) -> tuple[FrontPoint, dict[str, Any]]:

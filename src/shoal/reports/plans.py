@@ -98,5 +98,8 @@ def _promises(plan: Plan) -> Iterable[str]:
             f"added loss, the sum over segments: {facts['added_loss']:.4g}; measured for "
             f"{facts['entries_measured']} of {facts['entries']} ways to rewrite segments"
         )
+    if facts.get("compared_whole"):
+        told = ", ".join(f"{case} {loss:.4g}" for case, loss in facts["compared_whole"].items())
+        yield f"loss of whole plans after brief training: {told}"
     if facts.get("loss") is not None and facts.get("loss_before") is not None:
         yield f"loss on the calibration data: {facts['loss_before']:.4g} → {facts['loss']:.4g}, measured"

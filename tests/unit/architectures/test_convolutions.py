@@ -332,7 +332,8 @@ def test_zeros_before_a_convolution_belong_to_it():
     found = in_a_row(nn.Conv2d(8, 8, 3), nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(8, 8, 2))
     last = found.layers[1]
     assert last.reducible
-    assert last.shape.in_size == (14, 14)
+    # With the zeros, which are not in its own padding.
+    assert (last.shape.in_size, last.shape.out_size) == ((15, 15), (14, 14))
     assert found.places[1].entry.name == found.places[0].node.name
 
 
@@ -407,6 +408,13 @@ def test_a_network_without_convolutions_is_refused():
         find_convolutions(
             nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")), image(channels=8)
         )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_shapes_lead_to_the_sizes_that_were_seen(name):
+    found = find_convolutions(FAMILIES[name](), image())
+    for layer, place in zip(found.layers, found.places, strict=True):
+        assert layer.shape.out_size == place.node.meta["shape"][2:]
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet", "diffusers"])

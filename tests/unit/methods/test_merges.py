@@ -109,7 +109,8 @@ def test_the_plan_is_the_best_of_all_partitions_by_the_tables(data, method, shar
             tables.best(tables.allowance)
         return
     assert tables.best(tables.allowance).loss == pytest.approx(best)
-    needed = make_plan(net, data, method=method, budget=f"macs={share}", settings={"tolerance": 0.0})
+    exact = {"tolerance": 0.0} | ({"whole_steps": 0} if method == "layermerge" else {})
+    needed = make_plan(net, data, method=method, budget=f"macs={share}", settings=exact)
     assert needed.predicted["added_loss"] == pytest.approx(best)
 
 
@@ -122,12 +123,30 @@ def test_entries_are_measured_only_where_the_best_plan_needs_them(net, data):
 def test_with_a_tolerance_the_plan_is_no_further_from_the_best(net, data, share):
     exact, near = (
         make_plan(
-            net, data, method="layermerge", budget=f"macs={share}", settings={"tolerance": tolerance}
+            net,
+            data,
+            method="layermerge",
+            budget=f"macs={share}",
+            settings={"tolerance": tolerance, "whole_steps": 0},
         ).predicted
         for tolerance in (0.0, 0.05)
     )
     assert exact["added_loss"] <= near["added_loss"] <= exact["added_loss"] + 0.05
     assert near["entries_measured"] <= exact["entries_measured"]
+
+
+def test_the_special_cases_are_compared_as_whole_networks(net, data):
+    plan = make_plan(net, data, method="layermerge", budget="macs=0.8", settings={"whole_steps": 3})
+    losses = plan.predicted["compared_whole"]
+    assert {"merges and removals", "removals alone"} <= set(losses)
+    alone = make_plan(net, data, method="layer_only", budget="macs=0.8")
+    chosen = min(losses, key=losses.get)
+    if chosen == "removals alone":
+        assert plan.identity == alone.identity
+    by_tables = make_plan(net, data, method="layermerge", budget="macs=0.8", settings={"whole_steps": 0})
+    if chosen == "merges and removals":
+        assert plan.identity == by_tables.identity
+    assert "compared_whole" not in by_tables.predicted
 
 
 def test_a_budget_that_merging_cannot_meet_names_the_nearest(net, data):
@@ -226,6 +245,8 @@ def test_other_methods_do_not_work_on_layers(net, data):
 def test_the_papers_objective_needs_all_entries():
     with pytest.raises(ConfigError, match="needs every entry measured"):
         settings_for(get("layermerge"), {"objective": "published"})
+    with pytest.raises(ConfigError, match="whole_steps=-1"):
+        settings_for(get("layermerge"), {"whole_steps": -1})
     with pytest.raises(ConfigError, match="tolerance=-1"):
         settings_for(get("layermerge"), {"tolerance": -1.0})
     with pytest.raises(ConfigError, match="quantum=0"):
