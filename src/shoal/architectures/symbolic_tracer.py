@@ -103,7 +103,11 @@ class Tracer(fx.Tracer):
     ) -> Any:
         if self._running:
             return forward(*args, **kwargs)
-        path = self.path_of_module(m)
+        try:
+            path = self.path_of_module(m)
+        except NameError:
+            # Made as it runs, such as a slice of a Sequential: what it calls is followed.
+            return forward(*args, **kwargs)
         self._entered.append(path)
         result = super().call_module(m, forward, args, kwargs)
         # Not in a `finally`: where it fails, the module at fault stays on top.

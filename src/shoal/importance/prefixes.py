@@ -58,11 +58,13 @@ class Cut:
         self.entry = entry
         self._network = network
         self._live: tuple[str, ...] = ()
+        self._before: frozenset[str] = frozenset()
         self._head: nn.Module = nn.Identity()
         if not entry:
             return
         graph = _graph(network)
         before, behind = self._parted(graph)
+        self._before = frozenset(node.name for node in before)
         # The feature map comes first: it says how many samples there are.
         used = [each.name for each in before if each.op != "get_attr" and not behind.isdisjoint(each.users)]
         self._live = (entry, *(name for name in used if name != entry))
@@ -87,13 +89,14 @@ class Cut:
             return network
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
-        before, _ = self._parted(_graph(network))
-        standing = {node.name: node for node in before}
+        # A branch that goes takes calls before the entry, and the entry itself, with it.
+        standing = {node.name: node for node in _graph(network).nodes if node.name in self._before}
         for name in self._live:
-            copies[standing[name]] = graph.placeholder(name)
-        kept = set(before)
+            placed = graph.placeholder(name)
+            if name in standing:
+                copies[standing[name]] = placed
         for node in _graph(network).nodes:
-            if node not in kept or node.op == "get_attr":
+            if node.name not in standing or node.op == "get_attr":
                 copies[node] = graph.node_copy(node, copies.__getitem__)
         return fx.GraphModule(network, graph, class_name=type(network).__name__).train(network.training)
 

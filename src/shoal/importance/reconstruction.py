@@ -95,7 +95,7 @@ def reconstructed(
 ) -> nn.Module:
     """Return the part behind a cut of the network that is rewritten by an entry and led back.
 
-    A segment that becomes the identity has no output of its own to be mixed.
+    A segment that goes with all of its branch has no output of its own to be mixed.
 
     Args:
         convolutions: The network's.
@@ -105,16 +105,14 @@ def reconstructed(
         ridge: As for `MixingSums.solve`.
         recalibrate: Whether batch norms behind the cut take new statistics, before and after.
     """
-    if entry.empty:
-        network = cut.behind(expanded(convolutions, entry))
-        if recalibrate:
-            recalibrate_(network, batches)
-        return network
     whole, mixing = with_mixing(convolutions, entry.segment, entry)
-    original, end = with_mixing(convolutions, entry.segment)
-    network, teacher = cut.behind(whole), cut.behind(original)
+    network = cut.behind(whole)
     if recalibrate:
         recalibrate_(network, batches)
+    original, end = with_mixing(convolutions, entry.segment)
+    if mixing is None or end is None:
+        return network
+    teacher = cut.behind(original)
     sums = MixingSums()
     with evaluating(network), torch.no_grad():
         for number in range(len(batches)):
@@ -140,13 +138,14 @@ def _step(convolutions: Convolutions, entry: MergeEntry) -> Merge:
 
 def with_mixing(
     convolutions: Convolutions, segment: Segment, entry: MergeEntry | None = None
-) -> tuple[nn.Module, Mixing]:
-    """Return a copy of the network with a mixing at the end of a segment, and that mixing.
+) -> tuple[nn.Module, Mixing | None]:
+    """Return a copy of the network with a mixing at the end of a segment, and that mixing; None where the
+    segment, become the identity, has left nothing that takes its output.
 
     Args:
         convolutions: The network's.
         segment: The layers; they form a region.
-        entry: How they are rewritten, to something that is not the identity; as they are where it is None.
+        entry: How they are rewritten; as they are where it is None.
     """
     copied = convolutions.copy()
     region = copied.region(segment)
@@ -159,6 +158,9 @@ def with_mixing(
     user = next(iter(exit.users))
     place = user.all_input_nodes.index(exit)
     network = copied.pieces.assemble() if entry is None else expand_(copied, [_step(convolutions, entry)])
+    if user not in set(graph.nodes):
+        # What took the segment's output has gone with it: the sum of a branch that is empty.
+        return network, None
     result = user.all_input_nodes[place]
     if entry is not None and entry.added and boundary is exit:
         # What was added stands between.

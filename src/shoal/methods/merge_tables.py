@@ -171,12 +171,15 @@ class MergeTables:
     def losses(self) -> MergeLosses:
         """What entries lose."""
         request, tuning = self.request, self.request.heal_batches
+        if tuning is request.batches:
+            # Half of them lead back, the other half judges.
+            tuning = None
         key = request.key if tuning is None else f"{request.key}/{request.fingerprint_of(tuning)}"
         return MergeLosses(
             self.convolutions,
             request.batches,
             loss=request.loss,
-            tuning=request.heal_batches,
+            tuning=tuning,
             journal=request.journal,
             key=key,
             settings=self.settings.importance,

@@ -144,10 +144,16 @@ class Edit:
     def _with_norm(self, task: Task, result: fx.Node) -> fx.Node:
         piece = task.found.region.piece
         channels = (shape_of(task.found.region.exit) or (0, 0))[1]
-        norm = nn.GroupNorm(32 if channels % 32 == 0 else channels, channels).to(task.like)
+        norm = nn.GroupNorm(self._groups(task, channels), channels).to(task.like)
         name = self._add(piece, f"{task.layer}_norm", norm)
         with piece.traced.graph.inserting_after(result):
             return piece.traced.graph.call_module(name, (result,))
+
+    def _groups(self, task: Task, channels: int) -> int:
+        """As many groups as the norm that goes has, where channels can be parted so; else one a channel."""
+        gone = task.found.region.piece.traced.get_submodule(str(task.found.norm.target))  # type: ignore[union-attr]
+        groups = 1 if isinstance(gone, nn.LayerNorm) else getattr(gone, "num_groups", channels)
+        return groups if channels % groups == 0 else channels
 
     def _add(self, piece: Piece, name: str, module: nn.Module) -> str:
         piece.traced.add_submodule(name, module)
