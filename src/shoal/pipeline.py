@@ -163,7 +163,7 @@ def make_plan(
         loss=loss,
         evidence=evidence,
         journal=journal,
-        granularity=get(method).granularity or granularity,
+        granularity=_units_of(method, granularity),
     )
     plan = choose_plan(request, method, preset=preset, settings=settings)
     check_plan(model, plan)
@@ -226,7 +226,7 @@ def compress(
         loss=loss,
         evidence=evidence,
         journal=journal,
-        granularity=get(method).granularity or granularity,
+        granularity=_units_of(method, granularity),
     )
     train = request.heal_batches = batches if heal_batches is None else heal_batches
     plan = choose_plan(request, method, preset=preset, settings=settings)
@@ -235,6 +235,8 @@ def compress(
     small = request.shallower
     if small is None:
         small = expand(model, plan)
+        if output is not None and plan.merges:
+            check_format(small, output.format)
         check_equal(model, plan, small, request.example)
     if heal is not None:
         small = heal_model(
@@ -302,7 +304,7 @@ def make_request(
     """
     wanted, example = Budget.parse(budget), _example(batches, example)
     chain = find_units(model, example, granularity=granularity)
-    if not chain.removable:
+    if not chain.removable and granularity != "layer":
         why = "; ".join(sorted({unit.why for unit in chain}))
         raise UnitError(
             f"asked to meet {wanted} with {chain.model}: it has {len(chain)} units and none may be "
@@ -348,11 +350,23 @@ def choose_plan(request: Request, method: str, *, preset: str | None = None, set
     return plan
 
 
+def _units_of(method: str, granularity: Granularity) -> Granularity:
+    own = get(method).granularity
+    if own is not None and granularity not in ("block", own):
+        raise ConfigError(
+            f"asked for {method} with units of the granularity {granularity}: its units are of the "
+            f"granularity {own}. Leave granularity out."
+        )
+    return own or granularity
+
+
 def _check_granularity(request: Request, method: Method) -> None:
     if (method.granularity == "layer") != (request.granularity == "layer"):
-        works = "layermerge, layer_only, depth_merge" if request.granularity == "layer" else "layer"
+        works = (
+            "layermerge, layer_only and depth_merge work" if request.granularity == "layer" else "layer works"
+        )
         raise ConfigError(
-            f"asked for {method.name} with units of the granularity {request.granularity}: {works} works."
+            f"asked for {method.name} with units of the granularity {request.granularity}: {works}."
         )
 
 

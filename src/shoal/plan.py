@@ -178,6 +178,21 @@ class Plan:
         """Indices in the original chain, ascending, of the units that go; not of those that are merged."""
         return tuple(index for step in self.steps for index in step.removed)
 
+    def check_removes(self, asked: str) -> None:
+        """Check that this plan removes units, and merges nothing.
+
+        Args:
+            asked: What was asked, for the message.
+
+        Raises:
+            PlanError: If it merges layers.
+        """
+        if self.merges:
+            raise PlanError(
+                f"asked to {asked} by a plan that merges {len(self.merges)} segments of layers: only units "
+                "can be removed there. Load the network and use apply."
+            )
+
     @property
     def left(self) -> int:
         """How many units are left; of layers that are merged, how many convolutions."""

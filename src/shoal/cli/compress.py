@@ -170,8 +170,13 @@ def _check(options: Options, settings: Any) -> None:
 def _check_format(options: Options, loaded: LoadedModel, example: Inputs) -> None:
     """Check, before long work is begun, that what remains can be written."""
     from shoal.architectures import find_units
-    from shoal.surgery import check_format
+    from shoal.methods import get
+    from shoal.surgery import check_format, fold
 
+    if get(options.method).granularity == "layer":
+        # A network in which only parts can be followed keeps its class, which no config describes then.
+        check_format(fold(loaded.model, example), options.format)
+        return
     if options.granularity == "block":
         check_format(loaded.model, options.format)
         return

@@ -11,6 +11,9 @@ from shoal.training import FitSettings
 __all__ = ["MergeLoss", "MergeLossSettings"]
 
 
+_RIDGE, _STEPS = 1e-2, 30
+
+
 @dataclass(frozen=True, kw_only=True)
 class MergeLoss:
     """What an entry does to the quality of the network.
@@ -51,8 +54,8 @@ class MergeLossSettings:
     form: Literal["reconstruction", "tuned"] = "reconstruction"
     samples: int = 1000
     recalibrate: bool = True
-    ridge: float = 1e-2
-    steps: int = 30
+    ridge: float = _RIDGE
+    steps: int = _STEPS
     optimizer: Literal["adamw", "sgd"] = "sgd"
     lr: float = 0.03
     weight_decay: float = 1e-4
@@ -78,6 +81,9 @@ class MergeLossSettings:
         trains = {"from_start": self.from_start, "fresh_single": self.fresh_single, "distil": self.distil}
         if self.form == "reconstruction":
             faults += [(bool(v), f"{name}={v}: it needs form='tuned'") for name, v in trains.items()]
+            faults.append((self.steps != _STEPS, f"steps={self.steps}: it needs form='tuned'"))
+        elif self.ridge != _RIDGE:
+            faults.append((True, f"ridge={self.ridge}: it needs form='reconstruction'"))
         found = [fault for wrong, fault in faults if wrong]
         if found:
             raise ConfigError(f"asked to measure merges with {'; '.join(found)}.")

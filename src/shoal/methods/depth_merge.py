@@ -9,6 +9,8 @@ Programming", https://arxiv.org/abs/2301.12187.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from shoal.importance import MergeLossSettings
 from shoal.methods import Method
 from shoal.methods.merges import MergeSettings, choose_merges
@@ -19,6 +21,9 @@ from shoal.surgery import EntryRules
 __all__ = ["METHOD", "choose"]
 
 RULES = EntryRules(prune=False, empty=False)
+
+# Layers that stay as they are need not be learnt anew: the sum of added losses is made small.
+PUBLISHED = replace(MergeLossSettings.published(), fresh_single=False)
 
 
 def choose(request: Request, settings: MergeSettings) -> Plan:
@@ -38,7 +43,7 @@ METHOD = Method(
     settings=MergeSettings,
     presets={
         "default": MergeSettings(),
-        "paper": MergeSettings(importance=MergeLossSettings.published(), measure="all", time_all=True),
+        "paper": MergeSettings(importance=PUBLISHED, measure="all", time_all=True),
     },
     choose=choose,
     granularity="layer",

@@ -11,12 +11,13 @@ from functools import cached_property, partial
 from typing import Any, Literal, TypeVar, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
 from shoal.calling import device_of, sample_count
 from shoal.errors import BudgetError, ConfigError, DataError
-from shoal.importance import MergeLosses, MergeLossSettings
+from shoal.importance import MergeLoss, MergeLosses, MergeLossSettings
 from shoal.layers import MergeEntry
 from shoal.measurement import (
     EntryCost,
@@ -73,6 +74,13 @@ class MergeSettings:
             raise ConfigError(f"asked for quantum={self.quantum}: seconds above 0 work, or null.")
         if self.objective == "published" and self.measure != "all":
             raise ConfigError("asked for objective=published: it needs every entry measured (measure=all).")
+        if self.importance.fresh_single and self.objective != "published":
+            raise ConfigError(
+                "asked for importance.fresh_single=true with objective=loss: layers that stay as they are "
+                "cost nothing there. It needs objective=published."
+            )
+        if self.rounding == "floor" and self.quantum is None:
+            raise ConfigError("asked for rounding=floor without a quantum: name one, such as quantum=0.0001.")
 
 
 class MergeTables:
@@ -107,9 +115,15 @@ class MergeTables:
         models = {"before": self.request.model, "after": network}
         if self.settings.timing.backend == "compile":
             models = {name: torch.compile(model) for name, model in models.items()}  # type: ignore[misc]
+        example = self.request.example
+        if self.settings.timing.channels_last:
+            last = torch.channels_last
+            copies: dict[str, Any] = copy.deepcopy(models)
+            models = {name: each.to(memory_format=last) for name, each in copies.items()}
+            example = tree_map(lambda leaf: leaf.to(memory_format=last) if _is_map(leaf) else leaf, example)
 
         def measured() -> tuple[float, float]:
-            found = measure_latency(models, self.request.example)
+            found = measure_latency(models, example)
             return found["before"].quickest, found["after"].quickest
 
         return _by_the_first(measured)
@@ -237,7 +251,7 @@ class MergeTables:
         entry = self.entries[number]
         found = self.losses.measured(entry)
         if self.settings.objective == "published":
-            return None if found is None else -math.exp(found.accuracy_change or 0.0)
+            return None if found is None else -math.exp(self._published(found))
         if entry.unchanged:
             return 0.0
         return None if found is None else max(0.0, found.loss)
@@ -245,6 +259,17 @@ class MergeTables:
     def cheapest(self) -> FrontPoint:
         """Return the choice of entries that costs least, whatever it loses."""
         return self.best(self.rest + self.scale * self._least())
+
+    def _published(self, found: MergeLoss) -> float:
+        """The change of accuracy, or of the loss where there are no classes, as published."""
+        if found.accuracy_change is not None:
+            return found.accuracy_change
+        if not self.losses.loss_before:
+            raise DataError(
+                "asked for objective=published without labels: the gap to the original's outputs is none of "
+                "a task. Labels, or loss=, work; or objective=loss."
+            )
+        return -found.loss / self.losses.loss_before
 
     def _least(self) -> float:
         """What the cheapest choice of entries costs by the table."""
@@ -273,35 +298,53 @@ class MergeTables:
         return found
 
     def steps(self, chosen: FrontPoint) -> tuple[Merge, ...]:
-        """Return what a choice does to the network."""
-        names = [layer.name for layer in self.convolutions.layers]
-        found = []
+        """Return what a choice does to the network: at least, batch norms are folded."""
+        found: list[Merge] = []
+        folds: list[Merge] = []
         for number in chosen.options:
             entry, cost = self.entries[number], self.costs[number]
+            step = self._step(entry, fused=cost.fused)
             # A layer by itself is folded in any case; with a shortcut in its region it may take that in.
             plain = entry.unchanged and (not cost.fused or entry.merged == entry.separate[0])
-            if not plain:
-                found.append(
-                    Merge(
-                        start=entry.segment.start,
-                        stop=entry.segment.stop,
-                        kept=entry.kept,
-                        layers=tuple(names[entry.segment.start : entry.segment.stop]),
-                        fused=cost.fused,
-                        added=entry.added,
-                    )
-                )
-        return tuple(found)
+            (folds if plain else found).append(step)
+        normed = [step for step in folds if self.convolutions.layers[step.start].norm]
+        return tuple(found or [replace(step, fused=True) for step in normed[:1]])
+
+    def _step(self, entry: MergeEntry, *, fused: bool) -> Merge:
+        names = [layer.name for layer in self.convolutions.layers]
+        return Merge(
+            start=entry.segment.start,
+            stop=entry.segment.stop,
+            kept=entry.kept,
+            layers=tuple(names[entry.segment.start : entry.segment.stop]),
+            fused=fused,
+            added=entry.added,
+        )
+
+    def check(self, counts: dict[str, int]) -> None:
+        """Check that what a plan really leaves meets the budget: tables leave out what comes in for shifts.
+
+        Raises:
+            BudgetError: If it does not.
+        """
+        found = counts.get(self.quantity)
+        if found is not None and found > self.allowance * (1 + 1e-9):
+            raise self._impossible(found, self.allowance)
 
     def facts(self, chosen: FrontPoint) -> dict[str, Any]:
         """Return what the choice rests on."""
         measured = sum(self.losses.measured(entry) is not None for entry in self.entries)
         return {
             "added_loss": chosen.loss if self.settings.objective == "loss" else None,
+            "importance": self.losses.source,
             "entries": len(self.entries),
             "entries_worth_it": len(self.useful),
             "entries_measured": measured,
         }
+
+
+def _is_map(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() == 4
 
 
 def _by_the_first(measure: Callable[[], T]) -> T:

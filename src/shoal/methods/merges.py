@@ -13,6 +13,7 @@ from typing import Any
 
 from shoal.errors import BudgetError
 from shoal.layers import MergeEntry
+from shoal.measurement import count_macs, count_params
 from shoal.methods.merge_tables import MergeSettings, MergeTables
 from shoal.methods.request import Request
 from shoal.plan import Plan
@@ -64,13 +65,16 @@ def choose_merges(
         best = min(losses, key=lambda case: losses[case])
         known = {"compared_whole": losses}
     chosen, facts = found[best]
+    left = merge_(tables.convolutions.copy(), plans[best]) if plans[best] else request.model
+    counts = {"params": count_params(left), "macs": count_macs(left, request.example).total}
+    tables.check(counts)
     return Plan.merging(
         request.chain,
         plans[best],
         budget=request.budget,
         method=method,
         settings=asdict(settings) | {"rules": asdict(rules)},
-        predicted=tables.facts(chosen) | facts | known,
+        predicted=tables.facts(chosen) | facts | counts | known,
     )
 
 

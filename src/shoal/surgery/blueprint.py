@@ -84,6 +84,7 @@ def draw_blueprint(checkpoint: Checkpoint, plan: Plan) -> Blueprint:
         PlanError, UnitError, SurgeryError: As `apply`.
     """
     folder = checkpoint.folder
+    plan.check_removes(f"cut the files of {str(folder)!r}")
     # Fails now and not after the weights are written.
     companions(folder)
     before = build_skeleton(folder)

@@ -58,6 +58,8 @@ def why_in_memory(
     """
     if not is_checkpoint(folder):
         return "it is no local Hugging Face folder with safetensors"
+    if plan.merges:
+        return "the plan merges layers, and files can only lose whole layers"
     if any(step.removal != "delete" for step in plan.removals):
         return "the plan bypasses units, and files can only lose whole layers"
     fields = read_fields(folder)
@@ -107,6 +109,7 @@ def cut_folder(
         PlanError, UnitError, SurgeryError: As `apply`.
     """
     source, target = Path(folder), Path(target)
+    plan.check_removes(f"cut the files of {str(folder)!r}")
     _check_apart(source, target)
     check_target(target, overwrite=overwrite)
     checkpoint = read_checkpoint(source)

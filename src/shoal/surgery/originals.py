@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from torch import nn
+from torch.fx import GraphModule
 
 from shoal.architectures.huggingface import owner_of
 from shoal.architectures.pretrained import is_stock
@@ -44,6 +45,11 @@ def check_format(model: nn.Module, format: str, without: Iterable[Unit | Remove]
     """
     if format not in FORMATS:
         raise ConfigError(f"asked to save in the format {format!r}: {' and '.join(FORMATS)} work.")
+    if is_stock(model) and any(isinstance(part, GraphModule) for part in model.modules()):
+        raise UnitError(
+            f"asked to save {type(model).__name__}: convolutions inside of it were merged where its code "
+            "could be followed, and neither a config nor shoal says so yet. Use it in memory, or export_onnx."
+        )
     if format != "auto" or not is_stock(model):
         return
     parts = [unit for unit in without if ends_in_zeros(unit.outputs) and owner_of(model, unit.modules[0])]

@@ -41,6 +41,7 @@ class Moves:
 
     def __init__(self, plan: Plan, names: Iterable[str], asked: str) -> None:
         names = list(names)
+        plan.check_removes(asked)
         self.asked = asked
         self.modules = tuple(dict.fromkeys(_LORA.sub("", name) for name in names if _LORA.search(name)))
         self.gone: dict[str, set[int]] = {}

@@ -114,6 +114,7 @@ def check_removals(model: nn.Module, plan: Plan) -> None:
 
 def _prepared(model: nn.Module, plan: Plan) -> tuple[list[_Cut], dict[str, Refit]]:
     """The cuts, and how the Hugging Face models that lose layers are kept true, by their paths."""
+    plan.check_removes(f"remove units of {type(model).__name__}")
     _check_fit(model, plan)
     cuts = [cut for step in plan.removals for cut in _cuts(model, step)]
     _check_lists(model, cuts)

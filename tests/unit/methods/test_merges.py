@@ -8,14 +8,14 @@ import torch
 from convnets import resnet, vgg
 from shoal import compare, compress, load, make_plan, save, verify
 from shoal.budget import Budget
-from shoal.errors import BudgetError, ConfigError
+from shoal.errors import BudgetError, ConfigError, DataError
 from shoal.journal import Journal
 from shoal.measurement import count_macs, count_params, merge_costs
 from shoal.measurement.convolutions import ShapeTiming
 from shoal.methods import get, names, settings_for
 from shoal.methods.merge_tables import MergeTables
 from shoal.pipeline import make_request
-from shoal.surgery import apply
+from shoal.surgery import EntryRules, apply
 from shoal.training import HealSettings
 
 METHODS = ("layermerge", "layer_only", "depth_merge")
@@ -157,7 +157,9 @@ def test_a_budget_that_merging_cannot_meet_names_the_nearest(net, data):
 def test_a_budget_that_is_met_already_only_folds(net, data):
     plan = make_plan(net, data, method="layermerge", budget="macs=1.0")
     assert plan.removed == ()
+    assert plan.left == len(plan.model.units)
     small = apply(net, plan)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in small.modules())
     x = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(small(x), net(x), rtol=1e-4, atol=1e-4)
 
@@ -235,6 +237,49 @@ def test_merged_networks_are_compared_with_networks_that_lost_blocks(data):
     merged = next(row for row in found.rows if row.method == "layermerge")
     assert merged.units == merged.plan.left
     assert merged.measured.macs <= 0.8 * found.whole[0].measured.macs
+
+
+def test_what_is_not_asked_for_at_once_is_refused(net, data):
+    with pytest.raises(ConfigError, match="its units are of the granularity layer"):
+        make_plan(net, data, method="layermerge", budget="units=5", granularity="sublayer")
+    for wrong in ({"importance": {"fresh_single": True, "form": "tuned"}}, {"rounding": "floor"}):
+        with pytest.raises(ConfigError, match="fresh_single=true|rounding=floor without"):
+            settings_for(get("depth_merge"), wrong)
+
+
+def test_networks_all_of_whose_layers_change_channels_merge_too(data):
+    torch.manual_seed(0)
+    parts = [torch.nn.Conv2d(a, b, 3, padding=1) for a, b in ((3, 4), (4, 6), (6, 8))]
+    bends = [torch.nn.ReLU() for _ in parts]
+    head = [torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 4)]
+    net = torch.nn.Sequential(*[each for pair in zip(parts, bends, strict=True) for each in pair], *head)
+    assert make_plan(net.eval(), data, method="depth_merge", budget="units=2").left <= 2
+
+
+def test_without_classes_the_published_objective_goes_by_the_loss(net, data):
+    settings = {"objective": "published", "measure": "all", "whole_steps": 0}
+    images = [batch for batch, _ in data]
+    with pytest.raises(DataError, match="objective=published without labels"):
+        make_plan(net, images, method="layermerge", budget="macs=0.8", settings=settings)
+    plan = make_plan(
+        net,
+        [(batch, torch.zeros(len(batch), 4)) for batch in images],
+        method="layermerge",
+        budget="macs=0.8",
+        settings=settings,
+        loss=lambda outputs, labels: (outputs - labels).square().mean(1),
+    )
+    assert plan.merges
+
+
+def test_compressing_judges_entries_on_samples_that_they_were_not_led_back_on(net, data):
+    request = make_request(net, data, budget="macs=0.8", granularity="layer")
+    request.heal_batches = data
+    tables = MergeTables(request, settings_for(get("layermerge")), EntryRules())
+    judged, tuned = (
+        {float(x.sum()) for x, _ in each} for each in (tables.losses._judged, tables.losses._tuned)
+    )
+    assert not judged & tuned
 
 
 def test_other_methods_do_not_work_on_layers(net, data):

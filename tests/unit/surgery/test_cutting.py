@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from shoal import Plan, apply, save, verify
+from shoal import Plan, apply, find_units, load, save, verify
 from shoal.errors import ConfigError, PlanError, SurgeryError, UnitError, VerificationError
+from shoal.steps import Merge
 from shoal.surgery import cut_folder, cutting
 from shoal.surgery.cutting import why_in_memory
 
@@ -405,3 +406,49 @@ def test_a_cut_is_not_written_over_or_into_its_original(source, target, chained,
     with pytest.raises(ConfigError, match="that is the original, or in it"):
         cut_folder(source, plan, tmp_path / target, overwrite=True)
     assert {path: path.read_bytes() for path in source.rglob("*") if path.is_file()} == before
+
+
+# Plans that merge
+
+
+@pytest.fixture
+def images(tmp_path):
+    """The folder of a tiny ResNet of transformers."""
+    fields = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [2, 1], "layer_type": "basic"}
+    net = model_of("ResNetForImageClassification", **fields)
+    net.save_pretrained(tmp_path / "images")
+    return tmp_path / "images"
+
+
+def merging(net, example):
+    chain = find_units(net, example, granularity="layer")
+    layers = tuple(unit.name for unit in chain)[1:3]
+    return Plan.merging(chain, [Merge(start=1, stop=3, kept=(1, 2), layers=layers)])
+
+
+def test_files_cannot_lose_what_is_merged(images, tmp_path):
+    net = transformers.ResNetForImageClassification.from_pretrained(images)
+    plan = merging(net, {"pixel_values": torch.randn(1, 3, 32, 32)})
+    assert "merges layers" in why_in_memory(images, plan)
+    with pytest.raises(PlanError, match="plan that merges 1 segments of layers: only units can be removed"):
+        cut_folder(images, plan, tmp_path / "cut")
+    assert not (tmp_path / "cut").exists()
+
+
+def test_a_network_of_transformers_that_can_be_followed_whole_is_merged_saved_and_loaded(images, tmp_path):
+    net = transformers.ResNetForImageClassification.from_pretrained(images)
+    example = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    plan = merging(net, example)
+    small = apply(net, plan)
+    save(
+        small,
+        tmp_path / "small",
+        plan=plan,
+        example=example,
+        source={"kind": "huggingface", "reference": str(images)},
+    )
+    verify(tmp_path / "small")
+    again = load(tmp_path / "small")
+    assert sum(isinstance(each, torch.nn.Conv2d) for each in again.modules()) < sum(
+        isinstance(each, torch.nn.Conv2d) for each in net.modules()
+    )
