@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -161,23 +162,13 @@ def trained_alike(case: Case) -> nn.Module:
     return heal(case.model, case.train, teacher=case.model, settings=case.heal)
 
 
-def figures(name: str, methods: list[str], batches: list[int], budgets: list[float]) -> dict[str, Any]:
-    """Return all rows of a case."""
+def figures(
+    name: str, methods: list[str], batches: list[int], budgets: list[float]
+) -> Iterator[dict[str, Any]]:
+    """Yield what is known after every row of a case."""
     case, rows = CASES[name](), []
     image = case.judge[0][0][:1]
-    for batch in batches:
-        example = torch.cat([image] * batch)
-        folded = timed(case, fold(case.model, example), example)["share"]
-        for share in budgets:
-            for method in methods:
-                known = {"method": method, "batch": batch, "budget": share, "folded_share": folded}
-                try:
-                    plan, seconds = chosen(name, case, method, example, share)
-                    rows.append(known | row(case, method, plan, seconds, example))
-                except BudgetError as error:
-                    rows.append(known | {"failed": str(error)})
-                print(rows[-1], flush=True)
-    return {
+    known = {
         "data": case.told,
         "heal": asdict(case.heal),
         "threads": torch.get_num_threads(),
@@ -185,8 +176,19 @@ def figures(name: str, methods: list[str], batches: list[int], budgets: list[flo
         "original_healed": dict(evaluate_quality(trained_alike(case), case.judge)),
         "params": count_params(case.model),
         "macs": count_macs(case.model, image).total,
-        "rows": rows,
     }
+    for batch in batches:
+        example = torch.cat([image] * batch)
+        folded = timed(case, fold(case.model, example), example)["share"]
+        for share in budgets:
+            for method in methods:
+                asked = {"method": method, "batch": batch, "budget": share, "folded_share": folded}
+                try:
+                    plan, seconds = chosen(name, case, method, example, share)
+                    rows.append(asked | row(case, method, plan, seconds, example))
+                except BudgetError as error:
+                    rows.append(asked | {"failed": str(error)})
+                yield {**known, "rows": rows}
 
 
 def main() -> None:
@@ -200,8 +202,9 @@ def main() -> None:
     options = parser.parse_args()
     # Tuning a network of ImageNet for every entry takes hours here.
     methods = [name for name in METHODS if options.case == "resnet20" or name != "layermerge-tuned"]
-    found = figures(options.case, options.methods or methods, options.batches, options.budgets)
-    report(f"layermerge-{options.case}", found, options.output)
+    # A run that is cut short leaves the rows that it has come to.
+    for found in figures(options.case, options.methods or methods, options.batches, options.budgets):
+        report(f"layermerge-{options.case}", found, options.output)
 
 
 if __name__ == "__main__":
