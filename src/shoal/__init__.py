@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shoal.result import CompressionResult, Evidence, Measurement
     from shoal.surgery import apply, expand, export_onnx, load, merge_layers, save, verify
     from shoal.tables import ImportanceTable, LatencyTable
-    from shoal.training import heal
+    from shoal.training import HealSettings, heal
     from shoal.units import Chain, Segment, Segmentation, Unit
 
 __version__ = "0.1.0"
@@ -48,6 +48,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Evidence",
+    "HealSettings",
     "ImportanceTable",
     "LatencyTable",
     "Measurement",
@@ -92,7 +93,7 @@ _NAMES = {
     "shoal.result": ("CompressionResult", "Evidence", "Measurement"),
     "shoal.surgery": ("apply", "expand", "export_onnx", "load", "merge_layers", "save", "verify"),
     "shoal.tables": ("ImportanceTable", "LatencyTable"),
-    "shoal.training": ("heal",),
+    "shoal.training": ("HealSettings", "heal"),
     "shoal.units": ("Chain", "Segment", "Segmentation", "Unit"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

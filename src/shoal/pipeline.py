@@ -192,7 +192,7 @@ def compress(
     loss: Loss | None = None,
     evidence: Evidence | None = None,
     journal: Journal | None = None,
-    output: Output | None = None,
+    output: Output | Path | str | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
     granularity: Granularity = "block",
@@ -205,10 +205,11 @@ def compress(
         batches: Batches to choose on, which the network was not trained on; see `analyze`.
         method, budget, example, preset, settings, loss, evidence, journal, granularity: As for
             `make_plan`.
-        heal: How to train afterwards; not at all where it is None.
+        heal: How to train afterwards; not at all where it is None, but that batch norms take new statistics
+            before convolutions merge.
         heal_batches: Batches to train on; `batches` where it is None.
         evaluation: Batches to judge by, apart from both; no quality is measured where it is None.
-        output: Where to write the result, verified; nowhere where it is None.
+        output: Where to write the result, verified: a folder, or more; nowhere where it is None.
         checkpoint: Where healing keeps its state, so that it can go on.
         resume: Whether healing goes on from its last checkpoint.
 
@@ -216,6 +217,8 @@ def compress(
         ShoalError: As `make_plan`, `apply`, `heal`, `save` and `verify` do; nothing half-written is
             left behind.
     """
+    if isinstance(output, (str, Path)):
+        output = Output(folder=Path(output))
     if output is not None:
         check_target(output.folder, overwrite=output.overwrite)
     request = make_request(
@@ -238,6 +241,9 @@ def compress(
         if output is not None and plan.merges:
             check_format(small, output.format)
         check_equal(model, plan, small, request.example)
+    if heal is None and plan.merges:
+        # What flows through the batch norms is not what it was; after merging they are gone.
+        heal = HealSettings(epochs=0)
     if heal is not None:
         small = heal_model(
             small,

@@ -10,7 +10,7 @@ import shoal
 
 PUBLIC = {
     "find_units", "analyze", "make_plan", "compress", "compare", "apply", "measure", "heal",
-    "save", "load", "verify", "methods", "expand", "merge_layers", "export_onnx",
+    "HealSettings", "save", "load", "verify", "methods", "expand", "merge_layers", "export_onnx",
     "Budget", "Chain", "Comparison", "CompressionResult", "Evidence", "ImportanceTable", "LatencyTable",
     "Measurement", "Plan", "Segment", "Segmentation", "Unit",
     "BudgetError", "ConfigError", "DataError", "MissingExtraError", "PlanError", "ShoalError",

@@ -102,6 +102,8 @@ def run(options: Options) -> None:
         notes = {"seeds": {"seed": options.seed}, "data": data_notes(data, train, judged)}
         verification = _write(options, loaded, result, example, notes)
         checkpoint.unlink(missing_ok=True)
+    if options.heal_epochs is None and result.plan.merges:
+        note("not healed: without --heal-epochs merged networks lose much", quiet=options.json)
     if options.heal_epochs is not None:
         healed_on = (data if train is None else train).description
         note(f"healed for {options.heal_epochs} epochs on {healed_on}", quiet=options.json)

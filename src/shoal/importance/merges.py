@@ -182,8 +182,6 @@ class MergeLosses:
 
     def _beside(self, entry: MergeEntry) -> str:
         """Name of what an entry is compared with."""
-        if self.settings.form == "reconstruction":
-            return f"{self._key}/before"
         return f"{self._key}/as it is/{self._cut(entry)}"
 
     def _cut(self, entry: MergeEntry) -> str:
@@ -220,7 +218,7 @@ class MergeLosses:
         for entry in group:
             if entry is None:
                 network = cut.behind(self.convolutions.copy().pieces.assemble())
-                self._tune_(network, cut, tuned)
+                self._lead_back_(network, cut, tuned)
                 yield f"{self._key}/as it is/{entry_point}", self._judge(network, judged)
                 continue
             try:
@@ -256,6 +254,13 @@ class MergeLosses:
     def _judge(self, network: nn.Module, judged: CutBatches) -> list[Any]:
         found = evaluate_quality(network, judged, loss=self._loss)
         return [found["loss"], found.get("accuracy")]
+
+    def _lead_back_(self, network: nn.Module, cut: Cut, tuned: CutBatches) -> None:
+        """Treat the network as it is like those that are rewritten."""
+        if self.settings.form == "tuned":
+            self._tune_(network, cut, tuned)
+        elif self.settings.recalibrate:
+            recalibrate_(network, tuned)
 
     def _tune_(self, network: nn.Module, cut: Cut, tuned: CutBatches) -> None:
         """Train a part behind a cut; what is drawn is the same for all."""

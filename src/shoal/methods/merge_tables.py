@@ -283,10 +283,14 @@ class MergeTables:
 
     def _impossible(self, least: float, allowance: float) -> BudgetError:
         share = least / self.before[0]
+        nearest = f"{min(1.0, share * 1.02):.2f}"
+        if not self.request.budget.relative:
+            unit = "ms" if self.quantity == "latency" else ""
+            nearest = f"{1000 * least * 1.02:.4g}{unit}" if unit else f"{math.ceil(least)}"
         return BudgetError(
             f"asked for {self.request.budget}, {allowance:.4g} of {self.before[0]:.4g}: the most that "
             f"merging its convolutions can save leaves {least:.4g} ({share:.3f} of the original). Ask "
-            f"for {self.quantity}={min(1.0, share * 1.02):.2f} or more."
+            f"for {self.quantity}={nearest} or more."
         )
 
     def only(self, allowed: Callable[[MergeEntry], bool]) -> MergeTables:

@@ -96,8 +96,6 @@ def _on_time(tables: MergeTables) -> tuple[FrontPoint, dict[str, Any]]:
             chosen = tables.best(tables.allowance)
         except BudgetError:
             # The table may be wrong by a factor: what the cheapest choice really saves tells it.
-            if tried:
-                break
             chosen = tables.cheapest()
         if chosen.options in tried:
             break

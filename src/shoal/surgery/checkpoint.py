@@ -127,7 +127,7 @@ def _described(model: nn.Module, stock: bool) -> dict[str, Any]:
     kind = type(model)
     return {
         "format": "huggingface" if stock else "safetensors",
-        "class": f"{kind.__module__}.{kind.__qualname__}",
+        "class": f"{kind.__module__}.{kind.__qualname__ if '<' not in kind.__qualname__ else kind.__name__}",
         "auto_class": auto_class(kind.__name__) if stock else None,
         "dtype": str(dtype_of(model)).removeprefix("torch."),
         "params": sum(parameter.numel() for parameter in model.parameters()),

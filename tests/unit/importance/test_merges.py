@@ -22,7 +22,12 @@ from shoal.training.optimisation import learning_rate
 from shoal.units import Segment
 
 TUNED = MergeLossSettings(form="tuned", steps=3, lr=0.01, samples=24)
-FORMS = [MergeLossSettings(samples=24), TUNED, replace(TUNED, distil=0.5), replace(TUNED, from_start=True)]
+FORMS = [
+    MergeLossSettings(form="reconstruction", samples=24),
+    TUNED,
+    replace(TUNED, distil=0.5),
+    replace(TUNED, from_start=True),
+]
 
 
 def small_vgg():
@@ -315,9 +320,11 @@ def test_frozen_networks_cannot_be_tuned(found):
         ({"ridge": 0.0}, "ridge=0.0: a number above 0 works"),
         ({"form": "tuned", "distil": 2.0}, "distil=2.0: a weight from 0 to 1 works"),
         ({"cache_gib": -1.0}, "cache_gib=-1.0: 0 or more works"),
-        ({"from_start": True}, "from_start=True: it needs form='tuned'"),
-        ({"fresh_single": True}, "fresh_single=True: it needs form='tuned'"),
-        ({"distil": 0.5}, "distil=0.5: it needs form='tuned'"),
+        ({"form": "reconstruction", "from_start": True}, "from_start=True: it needs form='tuned'"),
+        ({"form": "reconstruction", "fresh_single": True}, "fresh_single=True: it needs form='tuned'"),
+        ({"form": "reconstruction", "distil": 0.5}, "distil=0.5: it needs form='tuned'"),
+        ({"form": "reconstruction", "steps": 7}, "steps=7: it needs form='tuned'"),
+        ({"ridge": 0.5}, "ridge=0.5: it needs form='reconstruction'"),
         ({"lr": 0.0}, "lr=0.0: a number above 0 works"),
     ],
 )
@@ -356,7 +363,7 @@ def measured_in(number, form):
     torch.manual_seed(0)
     found = find_convolutions(small_vgg(), torch.zeros(1, 3, 8, 8))
     entries = [entry for entry in find_entries(found) if not entry.unchanged][::4]
-    settings = MergeLossSettings(form=form, steps=2, samples=24)
+    settings = MergeLossSettings(form=form, samples=24, **({"steps": 2} if form == "tuned" else {}))
     losses = MergeLosses(found, labelled(), tuning=labelled(3, seed=1), settings=settings)
     own, judge = [], losses._judge
     losses._judge = lambda *args: own.append(1) or judge(*args)
