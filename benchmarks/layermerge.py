@@ -11,7 +11,8 @@ All are healed alike.
 - `resnet20`: 300 lossless test images choose (the network has memorised those that it was trained on), the
   700 others judge; 4,000 training images heal. `layermerge-quick` measures entries by reconstruction.
 - `lite0`: one image a class, so that healing on labels would teach some classes alone: 250 images heal, by
-  the original's outputs, 192 of them choose; 400 others judge. Entries are measured by reconstruction.
+  the original's outputs, 192 of them choose; 400 others judge. Entries are measured by reconstruction, and
+  `layermerge` searches segments that pass no stride, with kernels up to 7.
 
 All that is measured is kept in `benchmarks/cache/`, so that a run that stopped goes on.
 """
@@ -21,7 +22,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -56,6 +57,7 @@ class Case:
     told: str
     whole_steps: int = 40
     quick: bool = False
+    rules: dict[str, Any] = field(default_factory=dict)
 
 
 def resnet20() -> Case:
@@ -83,6 +85,7 @@ def lite0() -> Case:
         told="ImageNet, one image a class: 192 choose, 250 heal without labels, 400 others judge",
         whole_steps=8,
         quick=True,
+        rules={"strided": False, "largest_kernel": 7},
     )
 
 
@@ -96,7 +99,9 @@ def chosen(name: str, case: Case, method: str, example: Tensor, share: float) ->
     if method != "sglp":
         budget = f"latency={share}"
         base, _, quick = method.partition("-")
-        settings: dict[str, Any] = {"whole_steps": case.whole_steps} if base == "layermerge" else {}
+        settings: dict[str, Any] = {}
+        if base == "layermerge":
+            settings = {"whole_steps": case.whole_steps, "rules": case.rules}
         settings |= QUICK if quick or case.quick else {}
         plan = make_plan(
             case.model,

@@ -15,7 +15,15 @@ from torch import fx, nn
 
 from shoal.architectures.operations import AFFINE
 from shoal.architectures.pieces import Piece, Pieces, find_pieces
-from shoal.architectures.places import Place, activation_behind, boundary_of, layer_at, place_of, shape_from
+from shoal.architectures.places import (
+    Place,
+    activation_behind,
+    boundary_of,
+    layer_at,
+    place_of,
+    shape_from,
+    why_shared,
+)
 from shoal.architectures.projections import find_projections
 from shoal.architectures.symbolic import shape_of
 from shoal.calling import Inputs
@@ -81,6 +89,17 @@ class Convolutions:
     def index(self) -> dict[fx.Node, int]:
         """Call of a convolution → number of its layer."""
         return {place.node: number for number, place in enumerate(self.places)}
+
+    @cached_property
+    def shared(self) -> dict[fx.Node, str]:
+        """Call of a convolution, projections included, whose weights others use → why it has to stay as it
+        is.
+        """
+        standing = [(place.piece, place.node) for place in self.places]
+        pieces = {node: piece for piece in self.pieces.pieces for node in piece.operations}
+        standing += [(pieces[node], node) for node in self.projections]
+        found = {node: why_shared(piece, node) for piece, node in standing}
+        return {node: why for node, why in found.items() if why}
 
     def copy(self) -> Convolutions:
         """Return the same with graphs and modules of its own, so that they can be edited."""

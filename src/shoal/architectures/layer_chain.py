@@ -9,7 +9,7 @@ from shoal.architectures.symbolic import shape_of
 from shoal.calling import Inputs, describe_inputs
 from shoal.layers import Layer
 from shoal.measurement.counting import count_macs, count_params
-from shoal.units import Chain, Unit
+from shoal.units import Chain, Segment, Unit
 
 __all__ = ["chain_of_layers"]
 
@@ -43,6 +43,9 @@ def chain_of_layers(model: nn.Module, example: Inputs, found: Convolutions | Non
 
 def _unit(model: nn.Module, found: Convolutions, layer: Layer, macs: dict[str, int]) -> Unit:
     place = found.places[layer.index]
+    out_shape, why = shape_of(place.exit) or (), layer.fixed
+    if not why and found.region(Segment(layer.index, layer.index + 1)) is None:
+        why = "what goes into it is overwritten, or what is inside it is taken elsewhere"
     paths = (layer.name, *([layer.norm] if layer.norm else []))
     modules = [model.get_submodule(path) for path in paths]
     return Unit(
@@ -50,13 +53,13 @@ def _unit(model: nn.Module, found: Convolutions, layer: Layer, macs: dict[str, i
         index=layer.index,
         modules=paths,
         container=layer.name.rpartition(".")[0],
-        group=f"{'×'.join(map(str, layer.shape.out_size))} px",
+        group=f"{'×'.join(map(str, out_shape[2:]))} px",
         kind="+".join(type(module).__name__ for module in modules),
         params=sum(count_params(module) for module in modules),
         macs=macs.get(layer.name, 0),
-        removable=layer.reducible,
-        why=layer.fixed,
+        removable=not why,
+        why=why,
         removal="merge",
         in_shape=shape_of(place.entry) or (),
-        out_shape=shape_of(place.exit) or (),
+        out_shape=out_shape,
     )

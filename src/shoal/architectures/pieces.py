@@ -9,22 +9,26 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, is_dataclass, replace
+from contextlib import ExitStack, contextmanager, redirect_stderr
+from dataclasses import dataclass, field, replace
+from io import StringIO
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map
 
 from shoal.architectures.operations import Operation, classify
 from shoal.architectures.plain import has_convolution, take_apart_
+from shoal.architectures.replays import Call, answers_alike, check_same, hold_sizes_
 from shoal.architectures.symbolic import Untraceable, trace_module
 from shoal.architectures.trials import FAILURES, check_runs
-from shoal.calling import Inputs, device_of, evaluating, to_device
+from shoal.calling import Inputs, call, device_of, evaluating, to_device
 
 __all__ = ["Piece", "Pieces", "find_pieces"]
+
+# Share by which a network's answers may differ where it is norms of nearly nothing that magnify rounding.
+_MAGNIFIED = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,9 +47,23 @@ class Piece:
     operations: dict[fx.Node, Operation]
     names: dict[str, str]
 
+    def reads(self, module: nn.Module) -> bool:
+        """Return whether the graph takes a module's weights besides calling it: they must not change."""
+        nodes = [node for node in self.traced.graph.nodes if node.op == "get_attr"]
+        asked = [node for node in nodes if not all(_asks_for_kind(user, node) for user in node.users)]
+        read = {id(operator.attrgetter(str(node.target))(self.traced)) for node in asked}
+        return any(id(each) in read for each in module.parameters(recurse=False))
+
     def name_of(self, node: fx.Node) -> str:
         """Return the dotted path, in the network as it came, of the module that a node calls."""
         return self.names[str(node.target)]
+
+
+def _asks_for_kind(node: fx.Node, tensor: fx.Node) -> bool:
+    """Whether a call takes neither the numbers of a tensor nor its shape, but its dtype or device."""
+    if node.op == "call_method" and node.target in ("to", "type_as"):
+        return node.args[0] is not tensor
+    return node.target is getattr and node.args[1] in ("dtype", "device", "is_cuda", "ndim", "layout")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -128,40 +146,59 @@ def find_pieces(model: nn.Module, example: Inputs) -> Pieces:
     search.visit("", copied)
     order = {path: number for number, path in enumerate(seen)}
     found = sorted(search.pieces, key=lambda piece: order[piece.path])
-    return Pieces(model=copied, pieces=tuple(found), untraced=search.untraced)
+    pieces = Pieces(model=copied, pieces=tuple(found), untraced=search.untraced)
+    return pieces if all(not piece.path for piece in found) else _fitting(pieces, example)
 
 
-@dataclass(kw_only=True)
-class _Call:
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    times: int = 1
+def _fitting(pieces: Pieces, example: Inputs) -> Pieces:
+    """The same without graphs that cannot stand where their modules stood: code around them asks for more
+    of a module than that it is called.
+    """
+    with _quietly(pieces.model):
+        expected, again = call(pieces.model, example), call(pieces.model, example)
+    by_chance = not answers_alike(again, expected)
 
-    def inputs(self, times: int = 1) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Return copies of the arguments, the batch repeated: modules may overwrite what they are given."""
-        tensors = [each for each in tree_leaves((self.args, self.kwargs)) if isinstance(each, Tensor)]
-        batch = next((len(each) for each in tensors if each.dim()), 0)
+    def misfit(some: tuple[Piece, ...]) -> str:
+        assembled = replace(pieces, pieces=some).copy()[0].assemble()
+        try:
+            with _quietly(assembled):
+                found = call(assembled, example)
+        except FAILURES as error:
+            return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        same = by_chance or answers_alike(found, expected, _MAGNIFIED)
+        return "" if same else "the network answers otherwise"
 
-        def given(value: Any) -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            return torch.cat([value] * times) if value.dim() and len(value) == batch else value.clone()
-
-        return tree_map(given, self.args), tree_map(given, self.kwargs)
+    if not misfit(pieces.pieces):
+        return pieces
+    kept: tuple[Piece, ...] = ()
+    untraced = dict(pieces.untraced)
+    for piece in pieces.pieces:
+        if why := misfit((*kept, piece)):
+            untraced[piece.path] = f"the code around it asks for more than its calls ({why})"
+        else:
+            kept += (piece,)
+    return replace(pieces, pieces=kept, untraced=untraced)
 
 
 @contextmanager
-def _watching(model: nn.Module) -> Iterator[dict[str, _Call]]:
+def _quietly(model: nn.Module) -> Iterator[None]:
+    # A graph that fails says so on stderr, besides.
+    with evaluating(model), torch.no_grad(), redirect_stderr(StringIO()):
+        yield
+
+
+@contextmanager
+def _watching(model: nn.Module) -> Iterator[dict[str, Call]]:
     """Note, by path and in the order in which they are entered, how modules with convolutions are called."""
-    seen: dict[str, _Call] = {}
+    seen: dict[str, Call] = {}
 
     def note(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if path in seen:
                 seen[path].times += 1
                 return
-            args, kwargs = _Call(args=args, kwargs=dict(kwargs)).inputs()
-            seen[path] = _Call(args=args, kwargs=kwargs)
+            args, kwargs = Call(args=args, kwargs=dict(kwargs)).inputs()
+            seen[path] = Call(args=args, kwargs=kwargs)
 
         return hook
 
@@ -177,7 +214,7 @@ def _watching(model: nn.Module) -> Iterator[dict[str, _Call]]:
 class _Search:
     model: nn.Module
     parts: dict[str, str]
-    seen: dict[str, _Call]
+    seen: dict[str, Call]
     pieces: list[Piece] = field(default_factory=list)
     untraced: dict[str, str] = field(default_factory=dict)
 
@@ -198,13 +235,15 @@ class _Search:
         for name, child in module.named_children():
             self.visit(f"{path}.{name}".lstrip("."), child)
 
-    def _trace(self, path: str, module: nn.Module, noted: _Call) -> None:
+    def _trace(self, path: str, module: nn.Module, noted: Call) -> None:
         root = nn.Sequential(module).eval() if isinstance(module, _ConvNd) else module
         whole: dict[nn.Module, str] = {}
         while True:
             try:
                 traced = trace_module(root, *noted.inputs(), whole=list(whole))
-                _check_same(root, traced, noted)
+                check_same(root, traced, noted)
+                if root is module:
+                    hold_sizes_(root, traced, noted)
                 break
             except Untraceable as error:
                 blamed = f"{path}.{error.path}".strip(".")
@@ -225,56 +264,3 @@ class _Search:
         self.pieces.append(Piece(path=path, traced=traced, operations=operations, names=names))
         for inside, blamed in whole.items():
             self._descend(blamed, inside)
-
-
-def _check_same(module: nn.Module, traced: fx.GraphModule, noted: _Call) -> None:
-    """Check that a graph answers as its module, for the inputs as they are and for twice the batch."""
-    for times in (1, 2):
-        with evaluating(module), torch.no_grad():
-            args, kwargs = noted.inputs(times)
-            try:
-                expected = module(*args, **kwargs)
-            except FAILURES:
-                # It takes this many samples and no others.
-                continue
-            args, kwargs = noted.inputs(times)
-            try:
-                found = traced(*args, **kwargs)
-            except FAILURES as error:
-                raise Untraceable("", f"what it does depends on the batch size ({error})") from error
-        (ours, structure), (theirs, other) = _flat(found), _flat(expected)
-        if structure != other:
-            raise Untraceable("", f"what it returns ({type(expected).__name__}) cannot be written down")
-        if not all(map(_equal, ours, theirs)):
-            raise Untraceable(
-                "", "its calls, replayed, answer otherwise (it depends on the batch size or on chance)"
-            )
-
-
-def _flat(value: Any) -> tuple[list[Any], list[Any]]:
-    """What is in a structure, dataclasses included, and the structure."""
-    leaves, spec = tree_flatten(value)
-    found: list[Any] = []
-    structure: list[Any] = [spec]
-    for leaf in leaves:
-        if is_dataclass(leaf) and not isinstance(leaf, type):
-            inner, inside = _flat(vars(leaf))
-            found += inner
-            structure += [type(leaf), inside]
-        else:
-            found.append(leaf)
-            structure.append(type(leaf))
-    return found, structure
-
-
-def _equal(one: Any, other: Any) -> bool:
-    if not isinstance(one, Tensor):
-        # Types have been compared; what else an object holds is its own matter.
-        return not isinstance(one, (bool, int, float, str)) or bool(one == other)
-    if (one.shape, one.dtype) != (other.shape, other.dtype):
-        return False
-    if not one.is_floating_point() or not one.numel():
-        return torch.equal(one, other)
-    small = 64 * torch.finfo(torch.float32).eps
-    scale = float(other.nan_to_num(0, 0, 0).abs().max())
-    return torch.allclose(one, other, rtol=small, atol=small * scale, equal_nan=True)

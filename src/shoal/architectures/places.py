@@ -15,7 +15,16 @@ from shoal.architectures.pieces import Piece
 from shoal.architectures.symbolic import shape_of
 from shoal.layers import ConvShape, Layer
 
-__all__ = ["Place", "activation_behind", "boundary_of", "is_pooled", "layer_at", "place_of", "shape_from"]
+__all__ = [
+    "Place",
+    "activation_behind",
+    "boundary_of",
+    "is_pooled",
+    "layer_at",
+    "place_of",
+    "shape_from",
+    "why_shared",
+]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -134,10 +143,19 @@ def _why_apart(place: Place) -> str:
     """Why a layer is merged with no other."""
     if is_pooled(place.piece, place.node):
         return "it works on a single place, as the convolutions of squeeze-excite do"
-    traced, name = place.piece.traced, str(place.node.target)
-    calls = [node for node in traced.graph.nodes if node.target == place.node.target]
+    return why_shared(place.piece, place.node)
+
+
+def why_shared(piece: Piece, node: fx.Node) -> str:
+    """Return why a convolution that is called must stay as it is, since others use its weights; empty where
+    none do.
+    """
+    traced, name = piece.traced, str(node.target)
+    calls = [each for each in traced.graph.nodes if (each.op, each.target) == (node.op, node.target)]
     if len(calls) > 1:
         return f"it is used {len(calls)} times (shared weights)"
+    if piece.reads(traced.get_submodule(name)):
+        return "its weights are read elsewhere"
     weight = traced.get_submodule(name).weight
     owners = (path for path, each in traced.named_modules() if each._parameters.get("weight") is weight)
     other = next((path for path in owners if path != name), None)

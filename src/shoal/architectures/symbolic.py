@@ -7,6 +7,7 @@ depending on the numbers in its tensors cannot be traced and is refused.
 
 from __future__ import annotations
 
+import inspect
 import operator
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,15 @@ from shoal.architectures.trials import FAILURES
 from shoal.errors import ShoalError
 
 __all__ = ["Untraceable", "dtype_of", "overwritten_by", "shape_of", "trace_module"]
+
+_DROPOUTS: dict[Any, type[nn.Module]] = {
+    F.dropout: nn.Dropout,
+    F.dropout1d: nn.Dropout1d,
+    F.dropout2d: nn.Dropout2d,
+    F.dropout3d: nn.Dropout3d,
+    F.alpha_dropout: nn.AlphaDropout,
+    F.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
 
 
 class Untraceable(ShoalError):
@@ -84,7 +94,10 @@ def trace_module(
                 raise Untraceable(path, "it replaces its buffers as it runs")
         _write_shapes(graph)
         _join_swish(module, graph)
+        # Pickling would look for the tracer, which needs what is not pickled.
+        graph._tracer_cls = None
         traced = fx.GraphModule(module, graph, class_name=type(module).__name__)
+        _revive_dropout(traced)
     return traced.train(module.training)
 
 
@@ -114,6 +127,27 @@ def _write_shapes(graph: fx.Graph) -> None:
             node.meta["overwrites"] = again
         if (known or given) and not written and not node.users:
             graph.erase_node(node)
+
+
+def _revive_dropout(traced: fx.GraphModule) -> None:
+    """Make modules of functions that leave numbers out at random: as functions they would keep, for good,
+    the mode that the module is in now.
+    """
+    for node in traced.graph.nodes:
+        kind = _DROPOUTS.get(node.target)
+        if kind is None:
+            continue
+        given = inspect.signature(node.target).bind(*node.args, **node.kwargs)
+        given.apply_defaults()
+        x, p, training, inplace = given.arguments.values()
+        if training is not False or not isinstance(p, (int, float)):
+            continue
+        name = f"{node.name}_module"
+        while hasattr(traced, name):
+            name += "_"
+        traced.add_submodule(name, kind(p, inplace))
+        node.op, node.target, node.args, node.kwargs = "call_module", name, (x,), {}
+    traced.recompile()
 
 
 def _join_swish(module: nn.Module, graph: fx.Graph) -> None:

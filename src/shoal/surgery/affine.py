@@ -21,6 +21,7 @@ __all__ = [
     "Affine",
     "average",
     "convolution",
+    "exact_device",
     "fold_norm",
     "identity",
     "scaled",
@@ -147,10 +148,11 @@ def convolution(
             f"asked for a padding before of {before} for a {type(module).__name__}: it has {len(own)} axes, "
             "and needs one number for each."
         )
-    weight = module.weight.detach().to(device or module.weight.device, dtype or module.weight.dtype)
+    # The device first: not all of them know the wider dtypes.
+    weight = module.weight.detach().to(device or module.weight.device).to(dtype or module.weight.dtype)
     return Affine(
         weight=weight,
-        bias=weight.new_zeros(len(weight)) if module.bias is None else module.bias.detach().to(weight),
+        bias=weight.new_zeros(len(weight)) if module.bias is None else _to(module.bias, weight),
         stride=tuple(module.stride),
         offset=tuple(-each for each in before),
         dilation=tuple(module.dilation),
@@ -207,11 +209,27 @@ def fold_norm(map: Affine, norm: nn.Module) -> Affine:
             f"asked to fold a {type(norm).__name__} into a map that puts out {map.out_channels} channels: it "
             f"has statistics of {len(mean)}. Fold the norm that follows the map."
         )
-    gain, bias = (getattr(norm, name) for name in ("weight", "bias"))
-    scale = (variance.to(map.bias) + norm.eps).rsqrt()
-    scale = scale if gain is None else scale * gain.detach().to(scale)
-    shift = -mean.to(scale) * scale
-    return scaled(map, scale, shift if bias is None else shift + bias.detach().to(scale))
+    held: Any = norm
+    gain, bias = held.weight, held.bias
+    scale = (_to(variance, map.bias) + held.eps).rsqrt()
+    scale = scale if gain is None else scale * _to(gain, scale)
+    shift = -_to(mean, scale) * scale
+    return scaled(map, scale, shift if bias is None else shift + _to(bias, scale))
+
+
+def exact_device(device: torch.device) -> torch.device:
+    """Return where float64 is computed with for weights on a device: there, or on the CPU if it knows none.
+
+    Example:
+        >>> exact_device(torch.device("mps")), exact_device(torch.device("cuda", 1))
+        (device(type='cpu'), device(type='cuda', index=1))
+    """
+    return torch.device("cpu") if device.type == "mps" else device
+
+
+def _to(value: Any, like: Tensor) -> Tensor:
+    moved: Tensor = value.detach().to(like.device).to(like.dtype)
+    return moved
 
 
 def to_convolution(

@@ -24,7 +24,7 @@ from shoal.calling import Inputs, device_of, inputs_like, sample_count
 from shoal.errors import VerificationError
 from shoal.plan import Plan
 from shoal.result import Certificate
-from shoal.surgery.affine import to_convolution
+from shoal.surgery.affine import exact_device, to_convolution
 from shoal.surgery.applying import traced_for
 from shoal.surgery.collapsing import as_affine
 from shoal.surgery.expanding import adopt_, expand_, merge_, rewritten
@@ -45,7 +45,8 @@ def certify(model: nn.Module, plan: Plan, trained: nn.Module | None = None) -> C
     """Return the proof that a plan's merged convolutions compute what the expanded network does.
 
     The network runs on two random samples of the size that the plan was made with, and on larger ones
-    where it takes them: `sizes` says which were tried.
+    where it takes them: `sizes` says which were tried. Sizes at which its calls, written down, answer
+    otherwise than its code are not: code may ask for sizes.
 
     Args:
         model: The network that the plan was made for; left as it was found.
@@ -58,7 +59,8 @@ def certify(model: nn.Module, plan: Plan, trained: nn.Module | None = None) -> C
         VerificationError: If a merged segment, or the network, computes something else.
     """
     own = traced_for(model, plan)
-    wide = _widened(model, plan)
+    whole, wide = _widened(model, plan)
+    plain = wide.copy().pieces.assemble()
     expanded = expand_(wide.copy(), plan.merges).eval()
     drift = _drift(wide, plan, expanded)
     if trained is not None:
@@ -66,12 +68,13 @@ def certify(model: nn.Module, plan: Plan, trained: nn.Module | None = None) -> C
         adopt_(wide, plan.merges, expanded)
     segments = _segments(wide, plan)
     merged = merge_(wide, plan.merges, expanded).eval()
-    found = _compared(merged, expanded, plan)
+    sizes = _sizes(plan, whole, plain, expanded)
+    found = _compared(merged, expanded, plan, sizes)
     _check(plan, "the whole network", max(found.values(), default=float("inf")), _LIMIT)
     if next(model.parameters()).dtype == torch.float32:
         rounded = expand_(own.copy(), plan.merges).eval()
         rounded.load_state_dict(expanded.state_dict())
-        found32 = _compared(merge_(own, plan.merges, rounded).eval(), rounded, plan)
+        found32 = _compared(merge_(own, plan.merges, rounded).eval(), rounded, plan, sizes)
         _check(plan, "the whole network, in float32,", max(found32.values()), _LIMIT_FLOAT32)
     return Certificate(
         whole=max(found.values()), segments=segments, sizes=tuple(found), drift=drift, limit=_LIMIT
@@ -86,12 +89,10 @@ def _check(plan: Plan, what: str, found: float, limit: float) -> None:
         )
 
 
-def _widened(model: nn.Module, plan: Plan) -> Convolutions:
-    """The convolutions of a copy of the network in float64."""
-    device = device_of(model)
-    # Apple's devices know no float64.
-    wide = copy.deepcopy(model).to("cpu" if device.type == "mps" else device, torch.float64).eval()
-    return find_convolutions(wide, _inputs(plan, wide))
+def _widened(model: nn.Module, plan: Plan) -> tuple[nn.Module, Convolutions]:
+    """A copy of the network in float64, and its convolutions."""
+    wide = copy.deepcopy(model).to(exact_device(device_of(model))).to(torch.float64).eval()
+    return wide, find_convolutions(wide, _inputs(plan, wide))
 
 
 def _inputs(plan: Plan, model: nn.Module, samples: int | None = None, more: int = 0) -> Inputs:
@@ -124,9 +125,13 @@ def _drift(wide: Convolutions, plan: Plan, expanded: nn.Module) -> float | None:
     return found if found < float("inf") else None
 
 
-def _compared(merged: nn.Module, expanded: nn.Module, plan: Plan) -> dict[tuple[int, ...], float]:
-    """Shape of the first input → the difference, for all sizes that the expanded network takes."""
-    found: dict[tuple[int, ...], float] = {}
+def _sizes(
+    plan: Plan, whole: nn.Module, plain: nn.Module, expanded: nn.Module
+) -> list[tuple[int | None, int]]:
+    """Numbers of samples, and by how much maps are larger, at most two: those that the expanded network
+    takes, and at which the calls of the network, written down and not edited, answer as it does.
+    """
+    found: list[tuple[int | None, int]] = []
     for more in (0, *_MORE):
         if len(found) == 2:
             break
@@ -136,11 +141,24 @@ def _compared(merged: nn.Module, expanded: nn.Module, plan: Plan) -> dict[tuple[
             try:
                 # A graph that fails says so on stderr, besides.
                 with redirect_stderr(StringIO()):
-                    expected = answers(expanded, inputs)
+                    answers(expanded, inputs)
+                    same = difference(answers(plain, inputs), answers(whole, inputs)) <= _LIMIT
             except FAILURES:
                 continue
-            found[_first_shape(inputs)] = difference(answers(merged, inputs), expected)
-            break
+            if same:
+                found.append((samples, more))
+                break
+    return found
+
+
+def _compared(
+    merged: nn.Module, expanded: nn.Module, plan: Plan, sizes: list[tuple[int | None, int]]
+) -> dict[tuple[int, ...], float]:
+    """Shape of the first input → the difference, for some sizes."""
+    found: dict[tuple[int, ...], float] = {}
+    for samples, more in sizes:
+        inputs = _inputs(plan, expanded, samples, more)
+        found[_first_shape(inputs)] = difference(answers(merged, inputs), answers(expanded, inputs))
     return found
 
 

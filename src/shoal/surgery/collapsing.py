@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from shoal.architectures.symbolic import shape_of
-from shoal.surgery.affine import Affine, average, convolution, fold_norm, identity
+from shoal.surgery.affine import Affine, average, convolution, exact_device, fold_norm, identity
 from shoal.surgery.merge import add, channel_sums, compose, stack
 from shoal.surgery.rewriting import ENTRY, Pair, Rewrite, Step, axes_of, merged_shape
 
@@ -39,7 +39,7 @@ def as_affine(found: Rewrite, *, dtype: torch.dtype = torch.float64) -> Merged:
 
     Args:
         found: The segment.
-        dtype: In what it is computed.
+        dtype: In what it is computed, on the CPU where the device of the weights knows no float64.
 
     Raises:
         UnitError: If no single convolution computes it.
@@ -62,7 +62,8 @@ class _Walk:
         self.found = found
         modules = (found.module(step) for step in found.steps if step.node.op == "call_module")
         weights = (each for module in modules for each in module.parameters())
-        self.like = next(weights, torch.empty(0)).new_empty(0, dtype=dtype)
+        device = exact_device(next(weights, torch.empty(0)).device)
+        self.like = torch.empty(0, dtype=dtype, device=device)
         channels = (shape_of(found.region.entry) or (0, 0))[1]
         self.values: dict[int, Value] = {ENTRY: (self._identity(channels), {})}
 
@@ -76,7 +77,8 @@ class _Walk:
 
     def _convolution(self, step: Step, values: list[Value]) -> Value:
         before = [pad for pad, _ in step.pads]
-        return self._after(values[0], convolution(self.found.module(step), before, dtype=self.like.dtype))
+        own = convolution(self.found.module(step), before, dtype=self.like.dtype, device=self.like.device)
+        return self._after(values[0], own)
 
     def _average(self, step: Step, values: list[Value]) -> Value:
         own = average(

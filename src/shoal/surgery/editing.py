@@ -15,7 +15,7 @@ from shoal.architectures.convolutions import Convolutions
 from shoal.architectures.pieces import Piece
 from shoal.architectures.symbolic import shape_of
 from shoal.steps import Merge
-from shoal.surgery.affine import convolution, fold_norm, to_convolution
+from shoal.surgery.affine import convolution, exact_device, fold_norm, to_convolution
 from shoal.surgery.aliasing import keep_input_, overwrites
 from shoal.surgery.collapsing import as_affine
 from shoal.surgery.residuals import left_of_sum
@@ -100,6 +100,7 @@ class Edit:
         if found.result != ENTRY:
             like, merged, graph = task.like, as_affine(found), piece.traced.graph
             module = to_convolution(merged.affine, padding=merged.padding, dtype=like.dtype)
+            module.requires_grad_(self._is_trained(task))
             piece.traced.set_submodule(name, module.to(like.device))
             with graph.inserting_before(found.region.exit.next):
                 result = graph.call_module(name, (result,))
@@ -129,6 +130,14 @@ class Edit:
             self._give_instead(piece, task.bend, result)
             piece.traced.graph.erase_node(task.bend)
             self._gone.add(task.bend)
+
+    def _is_trained(self, task: Task) -> bool:
+        """Whether one of the convolutions of which a merged one is made is no frozen one."""
+        steps = task.found.convolutions
+        weights: list[torch.Tensor] = [
+            each for step in steps for each in task.found.module(step).parameters()
+        ]
+        return any(each.requires_grad for each in weights or [task.like])
 
     def _give_instead(self, piece: Piece, node: fx.Node, result: fx.Node) -> None:
         """Let what took a node's output take another one's."""
@@ -187,8 +196,10 @@ class Edit:
                     # A convolution that is called twice may have two norms.
                     continue
                 if (self._kinds.get(node), self._kinds.get(user)) == ("convolution", "norm"):
-                    norm = traced.get_submodule(str(user.target))
-                    folded = _folded(traced.get_submodule(str(node.target)), norm)
+                    module, norm = (traced.get_submodule(str(each.target)) for each in (node, user))
+                    if piece.reads(module):
+                        continue
+                    folded = _folded(module, norm)
                     traced.set_submodule(str(node.target), folded)
                     user.replace_all_uses_with(node)
                     self._instead[user] = node
@@ -223,11 +234,15 @@ def _folded(module: nn.Module, norm: nn.Module) -> nn.Module:
     """A convolution with the batch norm behind it; padding, dtype and device stay."""
     if not isinstance(module, _ConvNd) or not isinstance(norm, _BatchNorm):
         raise TypeError(f"a {type(module).__name__} and a {type(norm).__name__} cannot be folded")
-    affine = fold_norm(convolution(module, dtype=torch.float64), norm)
+    device = exact_device(module.weight.device)
+    affine = fold_norm(convolution(module, dtype=torch.float64, device=device), norm)
     folded = copy.copy(module)
     folded._parameters = dict(module._parameters)
-    folded.weight = nn.Parameter(affine.weight.to(module.weight))
-    folded.bias = nn.Parameter(affine.bias.to(module.weight))
+    bias = next((each for each in (module.bias, norm.bias) if each is not None), module.weight)
+    for name, like, value in (("weight", module.weight, affine.weight), ("bias", bias, affine.bias)):
+        # The dtype first: not all devices know the wider one.
+        value = value.to(module.weight.dtype).to(module.weight.device)
+        setattr(folded, name, nn.Parameter(value, requires_grad=like.requires_grad))
     return folded
 
 

@@ -20,7 +20,7 @@ from torch import fx
 
 from shoal.architectures.convolutions import Convolutions, Region
 from shoal.architectures.operations import activation_name
-from shoal.errors import UnitError
+from shoal.errors import ConfigError, UnitError
 from shoal.layers import Axes, ConvShape, Layer, MergeEntry
 from shoal.surgery.rewriting import ENTRY, Rewrite, merged_shape, rewrite
 from shoal.units import Segment
@@ -55,6 +55,20 @@ class EntryRules:
     ends: bool = True
     magnitude: Literal["raw", "folded"] = "folded"
     largest_kernel: int | None = 11
+
+    def __post_init__(self) -> None:
+        if self.magnitude not in ("raw", "folded"):
+            raise ConfigError(f"asked for magnitude={self.magnitude!r}: 'raw' and 'folded' work.")
+        if self.largest_kernel is not None and self.largest_kernel < 1:
+            raise ConfigError(
+                f"asked for largest_kernel={self.largest_kernel}: a merged convolution has one tap or more "
+                "along an axis. Ask for 1 or more, or for None, which allows any number."
+            )
+
+    @property
+    def most_taps(self) -> int:
+        """The most taps along an axis, as a number in any case."""
+        return sys.maxsize if self.largest_kernel is None else self.largest_kernel
 
 
 PUBLISHED = EntryRules(empty=False, strided=False, ends=False, magnitude="raw", largest_kernel=None)
@@ -121,7 +135,7 @@ def _untouched(layer: Layer) -> MergeEntry:
 def _entries(convolutions: Convolutions, region: Region, rules: EntryRules) -> Iterator[MergeEntry]:
     """Yield the best entry for every shape of kernel that a segment can become."""
     best: dict[object, tuple[float, MergeEntry]] = {}
-    layers, largest = convolutions.layers, rules.largest_kernel or sys.maxsize
+    layers, largest = convolutions.layers, rules.most_taps
     row = _in_a_row(convolutions, region)
     fixed = [layers[index].shape for index in region.segment if not layers[index].reducible]
     if row and _span(fixed) > largest:
@@ -132,7 +146,7 @@ def _entries(convolutions: Convolutions, region: Region, rules: EntryRules) -> I
         try:
             entry = _entry(convolutions, rewrite(convolutions, region, kept))
         except UnitError:
-            # No one convolution computes it.
+            # No one convolution computes it, or others use its weights.
             continue
         shape = entry.merged
         if shape is not None and max(shape.kernel) > largest:
@@ -213,7 +227,7 @@ def _heaviest(
         # Behind a stride a kernel adds more to the merged one. Groups count as far as others leave them.
         kind = (shape.kernel, shape.dilation, scale[index], gcd(mixed, shape.groups))
         kinds.setdefault(kind, []).append(index)
-    largest, most = rules.largest_kernel or sys.maxsize, []
+    largest, most = rules.most_taps, []
     for kernel, dilation, step, _ in kinds:
         grows = max(s * d * (k - 1) for s, d, k in zip(step, dilation, kernel, strict=True))
         most.append((largest - 1) // grows)

@@ -28,7 +28,7 @@ def rewritten(convolutions: Convolutions, step: Merge) -> Rewrite:
     Raises:
         SurgeryError: If the segment cannot become one convolution, or has no such activation as is to be
             put behind it.
-        UnitError: If a layer goes that has to stay.
+        UnitError: If a layer goes that has to stay, or one is rewritten whose weights others use.
     """
     region = convolutions.region(step.segment)
     if region is None:

@@ -13,6 +13,7 @@ from torch import fx, nn
 
 from shoal.architectures.convolutions import Convolutions, Region
 from shoal.architectures.symbolic import shape_of
+from shoal.errors import UnitError
 from shoal.layers import ConvShape
 from shoal.surgery.residuals import left_of_sum
 from shoal.surgery.shapes import in_sequence, in_stack, in_sum
@@ -103,6 +104,9 @@ def rewrite(convolutions: Convolutions, region: Region, kept: Collection[int]) -
 
     A branch of a residual sum that loses all its convolutions goes with them, so that the block gives
     what it was given, and not twice that.
+
+    Raises:
+        UnitError: If a convolution is left whose weights others use.
     """
     operations = region.piece.operations
     gone = {convolutions.places[index].node for index in region.segment if index not in kept}
@@ -139,7 +143,23 @@ def rewrite(convolutions: Convolutions, region: Region, kept: Collection[int]) -
         bend=bend,
         norm=norm,
     )
-    return _needed(found)
+    found = _needed(found)
+    _check_own(convolutions, found)
+    return found
+
+
+def _check_own(convolutions: Convolutions, found: Rewrite) -> None:
+    """Check that what is left, in the place of its first convolution, changes no weights of others."""
+    left = [step.node for step in found.convolutions]
+    if not left and found.result != ENTRY:
+        left = [node for node in found.region.nodes if node in convolutions.index][:1]
+    for node in left:
+        if why := convolutions.shared.get(node):
+            name = found.region.piece.name_of(node)
+            raise UnitError(
+                f"asked to rewrite the layers {found.region.segment} and keep {name}: {why}. Leave it as "
+                "it is, outside of what is merged, or leave it out."
+            )
 
 
 def _before_pads(region: Region, node: fx.Node, padded: bool) -> fx.Node:

@@ -38,14 +38,16 @@ def lead_(piece: Piece, term: fx.Node, now: fx.Node, matrix: Tensor, *, name: st
     if linear is None:
         axes = len(shape_of(term) or ()) - 2
         through = _CONVOLUTIONS[axes - 1](matrix.shape[1], matrix.shape[0], 1, bias=False, device="meta")
-        through.weight = nn.Parameter(matrix.reshape(*matrix.shape, *[1] * axes).to(like))
+        weight = matrix.reshape(*matrix.shape, *[1] * axes).to(like.dtype).to(like.device)
+        through.weight = nn.Parameter(weight, requires_grad=like.requires_grad)
         piece.traced.add_submodule(name, through)
         return piece.traced.graph.call_module(name, (now,))
     for parameter in ("weight", "bias"):
         value = getattr(linear, parameter)
         if value is not None:
-            led = (matrix.double() @ value.detach().double()).to(value)
-            setattr(linear, parameter, nn.Parameter(led))
+            led = matrix @ value.detach().to(matrix.device).to(matrix.dtype)
+            led = led.to(value.dtype).to(value.device)
+            setattr(linear, parameter, nn.Parameter(led, requires_grad=value.requires_grad))
     linear.out_features = len(matrix)
     return now
 
@@ -61,8 +63,10 @@ def _linear_behind(piece: Piece, node: fx.Node) -> nn.Linear | None:
     if node.op != "call_module" or len(node.users) > 1:
         return None
     module = piece.traced.get_submodule(str(node.target))
-    calls = [each for each in piece.traced.graph.nodes if each.target == node.target]
-    return module if type(module) is nn.Linear and len(calls) == 1 else None
+    nodes = piece.traced.graph.nodes
+    calls = [each for each in nodes if (each.op, each.target) == (node.op, node.target)]
+    own = len(calls) == 1 and not piece.reads(module)
+    return module if type(module) is nn.Linear and own else None
 
 
 def _only_adds_axes(index: object) -> bool:

@@ -1,5 +1,9 @@
+import pickle
+
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import nn
 
 from convnets import mobilenet_v2, resnet, vgg
 from shoal import Plan, apply, find_units
@@ -42,3 +46,47 @@ def test_a_layer_left_out_by_hand_is_gone_and_a_block_without_layers_gives_what_
     small = apply(net, Plan.removing(chain, ["stages.0.1.conv1", "stages.0.1.conv2"]))
     block.forward = lambda value: value
     torch.testing.assert_close(small(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+class Twice(nn.Module):
+    """A convolution of four taps behind zeros that keep the size, beside what it takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 4)
+        self.third = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        h = F.relu(self.first(x))
+        return self.third(torch.cat([h, self.second(F.pad(h, (1, 2, 1, 2)))], dim=1))
+
+
+def test_a_group_is_the_size_of_the_map_that_comes_out():
+    chain = find_units(Twice(), torch.randn(1, 3, 10, 10), granularity="layer")
+    assert [unit.group for unit in chain] == ["8×8 px"] * 3
+    assert [unit.out_shape[2:] for unit in chain] == [(8, 8)] * 3
+
+
+def test_what_apply_would_refuse_to_leave_out_is_not_removable():
+    class Overwritten(nn.Module):
+        """What the second convolution takes is overwritten after it was made."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x):
+            h = self.one(x)
+            doubled = h.mul_(2)
+            return self.two(h) * doubled
+
+    chain = find_units(Overwritten(), torch.randn(1, 4, 6, 6), granularity="layer")
+    assert [unit.name for unit in chain if unit.removable] == ["one"]
+    assert chain[1].why == "what goes into it is overwritten, or what is inside it is taken elsewhere"
+
+
+def test_a_merged_network_can_be_pickled():
+    net, x = resnet((2, 2), width=8).eval(), torch.randn(2, 3, 32, 32)
+    chain = find_units(net, x, granularity="layer")
+    small = apply(net, Plan.removing(chain, ["stages.0.1.conv1", "stages.0.1.conv2"]))
+    assert torch.equal(pickle.loads(pickle.dumps(small))(x), small(x))

@@ -257,3 +257,49 @@ def test_modules_that_were_taken_apart_keep_their_names():
 def test_every_node_has_an_operation():
     for piece in find_pieces(FAMILIES["dense"](), image(size=16)).pieces:
         assert piece.operations.keys() == set(piece.traced.graph.nodes)
+
+
+# What is asked of modules besides that they are called.
+
+
+class Guarded(nn.Module):
+    """Control flow at the root, and a question about a module that it holds."""
+
+    def __init__(self, asks) -> None:
+        super().__init__()
+        self.block, self.last, self.asks = Inner(plain), nn.Conv2d(3, 3, 1), asks
+        self.block.scale = 2.0
+
+    def forward(self, x):
+        x = self.block(x)
+        x = x * self.asks(self)
+        return self.last(x) if x.sum() < 1e9 else x
+
+
+@pytest.mark.parametrize(
+    ("asks", "told"),
+    [
+        (lambda net: net.block.scale, "AttributeError"),
+        (lambda net: 2.0 if isinstance(net.block, Inner) else 1.0, "the network answers otherwise"),
+    ],
+)
+def test_a_module_of_which_more_is_asked_than_its_calls_is_no_piece(asks, told):
+    net, x = Guarded(asks).eval(), image()
+    pieces = find_pieces(net, x)
+    assert parts(pieces) == ["last"]
+    assert "code around it asks for more than its calls" in pieces.untraced["block"]
+    assert told in pieces.untraced["block"]
+    assert torch.equal(pieces.assemble()(x), net(x))
+
+
+def test_chance_outside_of_the_pieces_refuses_none():
+    assert parts(find_pieces(Guarded(lambda net: torch.rand(())), image())) == ["block", "last"]
+
+
+def test_what_fails_at_another_batch_size_prints_nothing(capfd):
+    def by_number(self, x):
+        return plain(self, x).view(int(x.shape[0]), 3, 8, 8)
+
+    pieces = find_pieces(Inner(by_number), image(2))
+    assert "depends on the batch size (shape" in pieces.untraced[""]
+    assert capfd.readouterr().err == ""

@@ -138,3 +138,42 @@ def test_pooled_maps_are_told_from_small_ones(before, pooled):
 )
 def test_layers_behind_an_upsampling_are_marked(before, expected):
     assert layers_of(before, nn.Conv2d(8, 8, 3, padding=1))[-1].after_resize is expected
+
+
+class Tied(nn.Module):
+    def __init__(self, way) -> None:
+        super().__init__()
+        self.way, self.conv, self.last = way, nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x):
+        return self.last(self.way(self, x))
+
+
+@pytest.mark.parametrize(
+    ("way", "why"),
+    [
+        (
+            lambda net, x: F.conv_transpose2d(F.relu(net.conv(x)), net.conv.weight),
+            "weights are read elsewhere",
+        ),
+        (lambda net, x: net.conv(F.relu(net.conv(x))), "it is used 2 times"),
+        (lambda net, x: net.conv(x.to(net.conv.weight.dtype)), ""),
+    ],
+)
+def test_a_convolution_whose_weights_others_use_stands_apart(way, why):
+    layers = find_convolutions(Tied(way), image(8)).layers
+    assert why in layers[0].apart
+    assert bool(layers[0].apart) is bool(why)
+    assert layers[-1].apart == ""
+
+
+def test_a_method_of_the_name_of_a_module_is_no_use_of_it():
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.Conv2d(8, 8, 1)
+
+        def forward(self, x):
+            return self.relu(x).relu()
+
+    assert find_convolutions(Named(), image(8)).layers[0].apart == ""

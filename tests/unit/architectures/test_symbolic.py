@@ -366,3 +366,30 @@ def test_overwriting_what_nobody_takes_any_more_is_harmless():
 def test_swish_by_hand_is_one_call():
     graph = check(hand_written, image())
     assert targets(graph, "call_function") == [F.silu, torch.mul]
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        (F.dropout, nn.Dropout),
+        (F.dropout1d, nn.Dropout1d),
+        (F.dropout2d, nn.Dropout2d),
+        (F.dropout3d, nn.Dropout3d),
+        (F.alpha_dropout, nn.AlphaDropout),
+        (F.feature_alpha_dropout, nn.FeatureAlphaDropout),
+    ],
+)
+def test_functional_dropout_acts_once_the_graph_is_trained(function, kind):
+    axes = {F.dropout1d: 1, F.dropout3d: 3}.get(function, 2)
+    module = Own(lambda self, x: function(x, 0.25, training=self.training)).eval()
+    x = torch.ones(2, 40, *[2] * axes)
+    graph = trace_module(module, (x,), {})
+    assert torch.equal(graph(x), x)
+    (made,) = graph.children()
+    assert (type(made), made.p) == (kind, 0.25)
+    assert not torch.equal(graph.train()(x), x)
+
+
+def test_dropout_that_is_always_on_stays_a_function():
+    graph = trace_module(Own(lambda self, x: F.dropout(self.first(x), 0.5, True)).eval(), (image(),), {})
+    assert F.dropout in targets(graph, "call_function")

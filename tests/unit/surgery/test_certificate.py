@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from merge_networks import conv, small
+from merge_networks import Flow, conv, small
 from merge_plans import apart, merge, plan_of, steps_of
 from shoal.architectures.convolutions import find_convolutions
 from shoal.errors import VerificationError
@@ -124,3 +125,24 @@ def test_a_certificate_is_plain_json():
     read = json.loads(json.dumps(found.as_json()))
     assert read["whole"] == found.whole
     assert list(read["segments"]) == ["[0, 2)"]
+
+
+def test_sizes_at_which_the_calls_answer_otherwise_are_not_vouched_for():
+    def large(net, x):
+        # Neither one nor five places more are enough to be seen when it is traced.
+        return net.last(F.relu(net.first(x if x.shape[-1] < 20 else x * 2)))
+
+    net = Flow(large, first=conv(4, 4), last=conv(4, 4)).eval()
+    plan = plan_of(net, (torch.randn(1, 4, 8, 8),), [merge(0, 2, [0, 1])])
+    assert certify(net, plan).sizes == ((2, 4, 8, 8), (2, 4, 13, 13))
+    plan = plan_of(net, (torch.randn(1, 4, 18, 18),), [merge(0, 2, [0, 1])])
+    assert certify(net, plan).sizes == ((2, 4, 18, 18),)
+
+
+def test_a_network_that_is_true_for_one_size_is_proved_for_it():
+    net = Flow(
+        lambda net, x: net.last(F.relu(net.first(F.pad(x, [2 if x.shape[-1] % 2 else 1] * 4)))),
+        first=nn.Conv2d(4, 4, 3), last=conv(4, 4),
+    ).eval()  # fmt: skip
+    plan = plan_of(net, (torch.randn(1, 4, 8, 8),), [merge(0, 2, [0, 1])])
+    assert certify(net, plan).sizes == ((2, 4, 8, 8),)

@@ -14,7 +14,7 @@ from convnets import DiffusionUNet, bottleneck_resnet, mobilenet_v2, resnet
 from merge_networks import NETWORKS, conv, small
 from merge_plans import apart, steps_from
 from shoal.architectures.convolutions import find_convolutions
-from shoal.errors import UnitError
+from shoal.errors import ConfigError, UnitError
 from shoal.surgery.entries import PUBLISHED, EntryRules, find_entries
 from shoal.surgery.expanding import expand_, merge_
 from shoal.surgery.rewriting import merged_shape, rewrite
@@ -205,3 +205,16 @@ def test_published_rules_give_the_published_numbers(
     assert max(max(shape.kernel) for shape in merged) == largest
     assert shapes in (None, len({replace(shape, activation="") for shape in merged}))
     assert Counter(len(segment) for segment in {entry.segment for entry in found}) == lengths
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"magnitude": "heaviest"}, "asked for magnitude='heaviest': 'raw' and 'folded' work"),
+        ({"largest_kernel": 0}, "asked for largest_kernel=0: a merged convolution has one tap or more"),
+        ({"largest_kernel": -3}, "asked for largest_kernel=-3"),
+    ],
+)
+def test_rules_that_make_no_sense_are_refused(fields, told):
+    with pytest.raises(ConfigError, match=told):
+        EntryRules(**fields)

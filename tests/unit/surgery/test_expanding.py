@@ -19,6 +19,7 @@ from shoal.errors import SurgeryError, UnitError
 from shoal.surgery import apply, expand, merge_layers
 from shoal.surgery.entries import PUBLISHED, find_entries
 from shoal.surgery.expanding import adopt_, expand_, merge_, rewritten
+from shoal.units import Segment
 
 # PyTorch says that other zeros before than behind are a copy of the input.
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
@@ -484,3 +485,73 @@ def test_networks_of_full_size_are_merged_within_rounding(network, seed):
     entries = find_entries(find_convolutions(net, x), replace(PUBLISHED, largest_kernel=3))
     expanded, merged = both(net, x, steps_from(entries, seed))
     assert apart(merged, expanded, x) < 1e-6
+
+
+# Weights that others use too.
+
+
+def twice_padded():
+    """One convolution behind zeros of its own, at two places, with a norm at each."""
+    net = Flow(
+        lambda net, x: F.relu(net.b(net.conv(F.pad(F.relu(net.a(net.conv(F.pad(x, [1] * 4)))), [1] * 4)))),
+        conv=nn.Conv2d(4, 4, 3), a=nn.BatchNorm2d(4), b=nn.BatchNorm2d(4),
+    )  # fmt: skip
+    return settled_(net).double().eval(), (torch.randn(2, 4, 6, 7).double(),)
+
+
+def test_a_convolution_that_is_used_twice_is_never_rewritten():
+    net, x = twice_padded()
+    found = find_convolutions(net, x)
+    entries = find_entries(found)
+    assert {entry.kept for entry in entries if entry.kept} == {(0,), (1,)}
+    assert all(entry.merged == entry.separate[0] for entry in entries if entry.kept)
+    assert {entry.segment for entry in entries if not entry.kept} >= {Segment(0, 1), Segment(1, 2)}
+    for steps in ([], [merge(0, 1, [])], [merge(1, 2, [])]):
+        expanded, merged = both(net, x, steps)
+        assert apart(merged, expanded, x) < 1e-12
+
+
+@pytest.mark.parametrize("step", [merge(0, 1, [0]), merge(0, 1, [0], fused=False), merge(1, 2, [1])])
+def test_to_rewrite_a_convolution_that_is_used_twice_is_refused(step):
+    net, x = twice_padded()
+    with pytest.raises(UnitError, match=r"keep conv: it is used 2 times \(shared weights\)"):
+        rewritten(find_convolutions(net, x), step)
+
+
+def test_weights_that_are_read_as_tensors_stay_as_they_are():
+    net = Flow(
+        lambda net, x: F.conv_transpose2d(F.relu(net.norm(net.conv(net.first(x)))), net.conv.weight),
+        first=conv(4, 4), conv=conv(4, 4), norm=nn.BatchNorm2d(4),
+    )  # fmt: skip
+    net, x = settled_(net).double().eval(), (torch.randn(2, 4, 6, 7).double(),)
+    _, merged = both(net, x, [])
+    assert apart(merged, net, x) < 1e-12
+    assert torch.equal(merged.conv.weight, net.conv.weight)
+    with pytest.raises(UnitError, match="keep conv: its weights are read elsewhere"):
+        rewritten(find_convolutions(net, x), merge(1, 2, [1]))
+
+
+def test_a_linear_layer_whose_weights_are_read_elsewhere_takes_nothing_in():
+    net = Flow(
+        lambda net, x, t: (
+            net.last(net.two(net.one(x) + net.lead(t)[:, :, None, None])).mean((2, 3)) @ net.lead.weight
+        ),
+        one=conv(4, 4), two=conv(4, 4), last=conv(4, 4), lead=nn.Linear(4, 4),
+    )  # fmt: skip
+    net, example = net.double().eval(), (torch.randn(2, 4, 6, 7).double(), torch.randn(2, 4).double())
+    expanded, merged = both(net, example, [merge(0, 2, [0, 1])])
+    assert apart(merged, expanded, example) < 1e-12
+    assert torch.equal(merged.lead.weight, net.lead.weight)
+
+
+@pytest.mark.parametrize("frozen", [["one", "two"], ["one"], ["two", "last"], []])
+def test_what_was_frozen_stays_frozen(frozen):
+    net = Flow(
+        lambda net, x: net.norm(net.last(F.relu(net.two(F.relu(net.one(x)))))),
+        one=conv(4, 4), two=conv(4, 4), last=conv(4, 4), norm=nn.BatchNorm2d(4),
+    ).eval()  # fmt: skip
+    for name in frozen:
+        net.get_submodule(name).requires_grad_(False)
+    _, merged = both(net, (torch.randn(2, 4, 6, 7),), [merge(0, 2, [0, 1])])
+    assert {each.requires_grad for each in merged.one.parameters()} == {not {"one", "two"} <= set(frozen)}
+    assert {each.requires_grad for each in merged.last.parameters()} == {"last" not in frozen}

@@ -277,3 +277,20 @@ def test_weights_that_are_too_large_for_one_file_stand_beside_it(tmp_path, monke
     assert files["net.onnx.data"] >= 4 * 192 * 64
     assert found.size == sum(files.values())
     assert gap(found.path, model, (images(5),)) < 1e-6
+
+
+def test_a_graph_that_refuses_other_sizes_is_written(tmp_path):
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(F.pad(x, (0, 1, 0, 1)) if x.shape[-1] % 2 == 0 else x)
+
+    whole = find_convolutions(Padded().eval(), images()).pieces.assemble()
+    with pytest.raises(AssertionError, match="its code asks for sizes"):
+        whole.forward(images(size=9))
+    found = export_onnx(whole, images(), tmp_path / "padded.onnx")
+    assert found.dynamic_batch
+    assert max(found.differences.values()) < 1e-5
