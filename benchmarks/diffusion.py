@@ -48,6 +48,8 @@ from shoal.training import HealSettings, heal
 
 WEIGHTS = CACHE / "diffusion-unet.safetensors"
 JOURNAL = CACHE / "diffusion.jsonl"
+# Tuning the network for every entry would take an hour.
+QUICK = {"importance": {"form": "reconstruction"}}
 PICTURE = ROOT / "docs" / "pictures" / "diffusion.png"
 BATCH = 64
 METHODS = ("layermerge", "layer_only", "depth_merge")
@@ -205,6 +207,7 @@ def compressed(case: Case, method: str, budget: str, whole: SampleLosses) -> tup
         budget=budget,
         example=case.example,
         loss=noise_loss,
+        settings=QUICK,
         heal=case.heal,
         heal_batches=case.train,
         journal=Journal(JOURNAL),
