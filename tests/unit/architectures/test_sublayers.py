@@ -440,8 +440,8 @@ def test_stages_hold_the_sublayers_of_their_blocks():
     assert chain.groups == {"1": (0, 1, 2, 3)}
 
 
-@pytest.mark.parametrize("granularity", ["layer", "", None])
+@pytest.mark.parametrize("granularity", ["head", "", None])
 def test_another_granularity_is_refused(granularity):
     model, example = NETWORKS["vit"]()
-    with pytest.raises(ConfigError, match=f"granularity {granularity!r}: block and sublayer work"):
+    with pytest.raises(ConfigError, match=f"granularity {granularity!r}: block, sublayer, layer work"):
         find_units(model, example, granularity=granularity)

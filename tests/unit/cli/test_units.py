@@ -51,7 +51,7 @@ def test_sublayers_are_listed_where_they_are_asked_for(shoal, place):
 
 
 def test_another_granularity_is_refused(shoal):
-    outcome = shoal("units net.py:make --data digits --granularity layer")
+    outcome = shoal("units net.py:make --data digits --granularity head")
     assert outcome.code == 2
     assert "sublayer" in outcome.err
 
