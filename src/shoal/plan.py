@@ -150,7 +150,9 @@ class Plan:
 
         ordered = tuple(sorted(steps, key=lambda step: step.start))
         for step in ordered:
-            _check_removable(chain, [chain[index] for index in step.removed])
+            whole = not step.kept and chain[step.start].in_shape == chain[step.stop - 1].out_shape
+            if not (whole and len(step.segment) > 1):
+                _check_removable(chain, [chain[index] for index in step.removed])
         plan = cls(
             model=ModelSummary.of(chain),
             steps=ordered,

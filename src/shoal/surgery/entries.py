@@ -22,7 +22,7 @@ from shoal.architectures.convolutions import Convolutions, Region
 from shoal.architectures.operations import activation_name
 from shoal.errors import ConfigError, UnitError
 from shoal.layers import Axes, ConvShape, Layer, MergeEntry
-from shoal.surgery.rewriting import ENTRY, Rewrite, merged_shape, rewrite
+from shoal.surgery.rewriting import ENTRY, Rewrite, may_go_whole, merged_shape, rewrite
 from shoal.units import Segment
 
 __all__ = ["PUBLISHED", "EntryRules", "find_entries"]
@@ -137,8 +137,14 @@ def _entries(convolutions: Convolutions, region: Region, rules: EntryRules) -> I
     best: dict[object, tuple[float, MergeEntry]] = {}
     layers, largest = convolutions.layers, rules.most_taps
     row = _in_a_row(convolutions, region)
+    if rules.empty and rules.prune and may_go_whole(region):
+        # Its layers may change channels on the way, if it gives what it takes in the end.
+        found = rewrite(convolutions, region, ())
+        if found.result == ENTRY:
+            best[None] = 0.0, _entry(convolutions, found)
     fixed = [layers[index].shape for index in region.segment if not layers[index].reducible]
     if row and _span(fixed) > largest:
+        yield from (entry for _, entry in best.values())
         return
     for kept in _kept_sets(layers, region.segment, rules, row=row):
         if row and _span([layers[index].shape for index in kept]) > largest:

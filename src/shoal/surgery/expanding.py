@@ -17,7 +17,7 @@ from shoal.architectures.operations import activation_name
 from shoal.errors import SurgeryError, UnitError
 from shoal.steps import Merge
 from shoal.surgery.editing import Edit, Task
-from shoal.surgery.rewriting import Rewrite, rewrite
+from shoal.surgery.rewriting import Rewrite, may_go_whole, rewrite
 
 __all__ = ["adopt_", "expand_", "merge_", "rewritten"]
 
@@ -37,7 +37,7 @@ def rewritten(convolutions: Convolutions, step: Merge) -> Rewrite:
             "out. Make a plan for this model."
         )
     for layer in (convolutions.layers[index] for index in step.removed):
-        if not layer.reducible:
+        if not layer.reducible and (step.kept or not may_go_whole(region)):
             raise UnitError(
                 f"asked to leave out the layer {layer.index} ({layer.name}): {layer.fixed}. Keep it."
             )

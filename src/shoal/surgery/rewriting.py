@@ -25,6 +25,7 @@ __all__ = [
     "Step",
     "axes_of",
     "margins",
+    "may_go_whole",
     "merged_shape",
     "needed_by",
     "rewrite",
@@ -97,6 +98,11 @@ class Rewrite:
     def terms(self) -> tuple[fx.Node, ...]:
         """What is added inside, being the same at every place, once each."""
         return tuple(dict.fromkeys(self.term(step) for step in self.steps if step.kind == "shift"))
+
+
+def may_go_whole(region: Region) -> bool:
+    """Return whether several layers may go together: what comes out has the shape of what goes in."""
+    return len(region.segment) > 1 and shape_of(region.entry) == shape_of(region.exit)
 
 
 def rewrite(convolutions: Convolutions, region: Region, kept: Collection[int]) -> Rewrite:

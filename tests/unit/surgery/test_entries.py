@@ -10,11 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from convnets import DiffusionUNet, bottleneck_resnet, mobilenet_v2, resnet
+from convnets import DiffusionUNet, bottleneck_resnet, mobilenet_v2, resnet, settled
 from merge_networks import NETWORKS, conv, small
 from merge_plans import apart, steps_from
+from shoal import Plan, apply, find_units
 from shoal.architectures.convolutions import find_convolutions
+from shoal.architectures.symbolic import shape_of
 from shoal.errors import ConfigError, UnitError
+from shoal.steps import Merge
 from shoal.surgery.entries import PUBLISHED, EntryRules, find_entries
 from shoal.surgery.expanding import expand_, merge_
 from shoal.surgery.rewriting import merged_shape, rewrite
@@ -44,6 +47,15 @@ def by_brute_force(found, region, rules):
             key = shape and (shape.kernel, shape.stride, shape.dilation, shape.groups)
             weight = sum(getattr(found.layers[index], MAGNITUDES[rules.magnitude]) for index in kept)
             best[key] = max(best.get(key, 0), weight)
+    # All layers may go, whatever channels there are between, if what comes out looks like what goes in.
+    shapes = {shape_of(region.entry), shape_of(region.exit)}
+    if (
+        rules.empty
+        and len(layers) > 1
+        and len(shapes) == 1
+        and merged_shape(rewrite(found, region, ())) is None
+    ):
+        best[None] = 0
     return best
 
 
@@ -218,3 +230,26 @@ def test_published_rules_give_the_published_numbers(
 def test_rules_that_make_no_sense_are_refused(fields, told):
     with pytest.raises(ConfigError, match=told):
         EntryRules(**fields)
+
+
+def test_a_block_whose_layers_change_channels_on_the_way_may_go_whole():
+    net = settled(mobilenet_v2(scale=0.25, last=32, classes=4))
+    x = torch.randn(2, 3, 32, 32)
+    found = find_convolutions(net, x)
+    empty = {str(entry.segment) for entry in find_entries(found) if entry.empty}
+    # The second block of the second stage keeps channels and size; the first does not.
+    assert "[6, 9)" in empty
+    assert "[3, 6)" not in empty
+    chain = find_units(net, x, granularity="layer")
+    names = tuple(unit.name for unit in chain)[6:9]
+    small = apply(net, Plan.merging(chain, [Merge(start=6, stop=9, kept=(), layers=names)]))
+    net[0][3].forward = lambda value: value
+    torch.testing.assert_close(small(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+def test_layers_that_do_not_give_what_they_take_cannot_go_together():
+    net, x = mobilenet_v2(scale=0.25, last=32, classes=4).eval(), torch.randn(2, 3, 32, 32)
+    chain = find_units(net, x, granularity="layer")
+    names = tuple(unit.name for unit in chain)[3:6]
+    with pytest.raises(UnitError, match="cannot be removed"):
+        Plan.merging(chain, [Merge(start=3, stop=6, kept=(), layers=names)])
