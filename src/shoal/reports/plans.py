@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from shoal.plan import Plan
 from shoal.reports.numbers import count_text, number_text, ratio_text
@@ -86,13 +87,7 @@ def _promises(plan: Plan) -> Iterable[str]:
             "" if plan.budget is None else f" (asked for {plan.budget})"
         )
     if facts.get("latency_measured") is not None:
-        shares = [facts[f"latency{name}"] / facts["latency_before"] for name in ("", "_by_table")]
-        measured = facts["latency_measured"] / facts["latency_before_measured"]
-        folded = facts["latency_folded"] / facts["latency_before"]
-        yield (
-            f"latency: predicted {shares[0]:.3f} of the original's ({shares[1]:.3f} by the table alone), "
-            f"measured {measured:.3f}; {folded:.3f} with batch norms folded and nothing merged"
-        )
+        yield _latencies(facts)
     if facts.get("added_loss") is not None:
         yield (
             f"added loss, the sum over segments: {facts['added_loss']:.4g}; measured for "
@@ -103,3 +98,16 @@ def _promises(plan: Plan) -> Iterable[str]:
         yield f"loss of whole plans after brief training: {told}"
     if facts.get("loss") is not None and facts.get("loss_before") is not None:
         yield f"loss on the calibration data: {facts['loss_before']:.4g} → {facts['loss']:.4g}, measured"
+
+
+def _latencies(facts: Mapping[str, Any]) -> str:
+    """What latency was predicted and measured, as shares of the original's."""
+    predicted = f"{facts['latency'] / facts['latency_before']:.3f} of the original's"
+    if "latency_by_table" in facts:
+        predicted += f" ({facts['latency_by_table'] / facts['latency_before']:.3f} by the table alone)"
+    told = f"latency: predicted {predicted}"
+    told += f", measured {facts['latency_measured'] / facts['latency_before_measured']:.3f}"
+    if "latency_folded" in facts:
+        folded = facts["latency_folded"] / facts["latency_before"]
+        told += f"; {folded:.3f} with batch norms folded and nothing merged"
+    return told

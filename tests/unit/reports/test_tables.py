@@ -3,14 +3,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shoal.plan import Plan
 from shoal.reports import (
     checks_table,
     comparison_table,
     data_line,
     evidence_table,
     measurements_table,
-    plan_table,
     quality_table,
     segments_table,
     units_table,
@@ -93,23 +91,6 @@ def test_memorised_data_is_named_as_such():
 def test_tokens_that_were_compared_are_told():
     line = data_line({"samples": 8, "batches": 2, "rows": "tokens", "compared": 1000, "loss": 1.0})
     assert "1,000 tokens compared" in line
-
-
-def test_a_plan_ranks_what_it_removes():
-    evidence = evidence_of(4)
-    plan = Plan.removing(evidence.chain, [1, 3], predicted={"segments": [[0, 2], [2, 4]]})
-    table = plan_table(plan, evidence)
-    assert consistent(table)
-    assert [row[3] for row in table.rows] == ["[0, 2)", "[2, 4)"]
-    assert [row[4] for row in table.rows] == ["1 (2)", "3 (4)"]
-    assert "rank" in table.notes[0]
-    assert "2 of 4 units" in table.notes[1]
-
-
-def test_a_plan_that_removes_nothing_has_no_rows():
-    table = plan_table(Plan.removing(chain_of(3), []))
-    assert table.rows == ()
-    assert "remove 0 of 3 units: nothing" in table.title
 
 
 def test_before_and_after_are_compared_with_ratios():
