@@ -7,52 +7,20 @@ year later; it knows the units of the network that it was made for and refuses a
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from shoal.budget import Budget
-from shoal.errors import PlanError, UnitError
+from shoal.errors import PlanError
+from shoal.plan_checks import check_removable, check_same, check_steps
 from shoal.steps import Merge, Remove, Step, step_from
-from shoal.units import Chain, Segment, Unit
+from shoal.summary import ModelSummary, summary_from
+from shoal.units import Chain, Segment
 
 __all__ = ["VERSION", "Merge", "ModelSummary", "Plan", "Remove", "Step"]
 
 VERSION = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelSummary:
-    """What a plan remembers of the network that it was made for.
-
-    Attributes:
-        name: Class name of the network.
-        params: Its parameters.
-        macs: Its multiply-accumulates for the example that the units were found with.
-        units: Dotted names of its units in forward order.
-        unit_params: Parameters of each unit.
-        inputs: Shapes and dtypes of the example, as `shoal.calling.describe_inputs` writes them; None
-            where the plan can be applied without running the network.
-    """
-
-    name: str
-    params: int
-    macs: int
-    units: tuple[str, ...]
-    unit_params: tuple[int, ...]
-    inputs: Any = field(default=None, hash=False, compare=False)
-
-    @classmethod
-    def of(cls, chain: Chain) -> ModelSummary:
-        """Return the summary of the network whose units are `chain`."""
-        return cls(
-            name=chain.model,
-            params=chain.params,
-            macs=chain.macs,
-            units=tuple(unit.name for unit in chain),
-            unit_params=tuple(unit.params for unit in chain),
-            inputs=chain.inputs,
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +66,7 @@ class Plan:
         from shoal import __version__
 
         chosen = chain.select(units)
-        _check_removable(chain, chosen)
+        check_removable(chain, chosen)
         if any(unit.removal == "merge" for unit in chosen):
             return cls.merging(
                 chain,
@@ -152,7 +120,7 @@ class Plan:
         for step in ordered:
             whole = not step.kept and chain[step.start].in_shape == chain[step.stop - 1].out_shape
             if not (whole and len(step.segment) > 1):
-                _check_removable(chain, [chain[index] for index in step.removed])
+                check_removable(chain, [chain[index] for index in step.removed])
         plan = cls(
             model=ModelSummary.of(chain),
             steps=ordered,
@@ -162,7 +130,7 @@ class Plan:
             predicted={"units": _left(len(chain), ordered)} | dict(predicted or {}),
             made_by=f"shoal {__version__}",
         )
-        _check_steps(plan)
+        check_steps(plan.model, plan.steps, plan.predicted)
         return plan
 
     @property
@@ -246,19 +214,7 @@ class Plan:
         Raises:
             PlanError: If the units differ; says in what.
         """
-        mine, theirs = self.model, ModelSummary.of(chain)
-        if mine.units != theirs.units:
-            raise PlanError(
-                f"asked to use a plan for {mine.name} with {len(mine.units)} units "
-                f"on {theirs.name} with {len(theirs.units)} units"
-                f"{_first_difference(mine.units, theirs.units)}. Make a plan for this model."
-            )
-        if mine.unit_params != theirs.unit_params:
-            raise PlanError(
-                f"asked to use a plan for {mine.name} with {mine.params:,} parameters on "
-                f"{theirs.name} with {theirs.params:,}: the units have the same names but other "
-                "sizes. Make a plan for this model."
-            )
+        check_same(self.model, ModelSummary.of(chain))
 
     def to_json(self) -> str:
         """Return the plan as versioned JSON text, which `from_json` reads back to an equal plan."""
@@ -295,7 +251,7 @@ class Plan:
             )
         try:
             plan = cls(
-                model=_summary(fields["model"]),
+                model=summary_from(fields["model"]),
                 steps=tuple(step_from(step) for step in fields["steps"]),
                 budget=None if fields["budget"] is None else Budget(**fields["budget"]),
                 method=str(fields["method"]),
@@ -307,7 +263,7 @@ class Plan:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PlanError(f"asked to read a plan: a part is missing or malformed ({error}).") from error
-        _check_steps(plan)
+        check_steps(plan.model, plan.steps, plan.predicted)
         return plan
 
     def __str__(self) -> str:
@@ -319,88 +275,11 @@ class Plan:
         return f"{self.method}: remove {len(self.steps)} of {len(self.model.units)} units: {runs}"
 
 
-def _check_removable(chain: Chain, chosen: Sequence[Unit]) -> None:
-    """Check that units can be removed; the message says which could be instead."""
-    fixed = [unit for unit in chosen if not unit.removable]
-    if not fixed:
-        return
-    taken = {unit.index for unit in chosen if unit.removable}
-    for unit in fixed:
-        free = [index for index in chain.removable if index not in taken]
-        if free:
-            taken.add(min(free, key=lambda index: abs(index - unit.index)))
-    advice = f"The nearest cut that works removes {sorted(taken)}." if taken else "None of its units can be."
-    unit = fixed[0]
-    raise UnitError(
-        f"asked to remove unit {unit.index} ({unit.name}): it cannot be removed: {unit.why}. {advice}"
-    )
-
-
-def _check_steps(plan: Plan) -> None:
-    """Check that the steps of a plan that someone may have edited name its units, in forward order."""
-    if plan.merges:
-        _check_merges(plan)
-        return
-    units = dict(enumerate(plan.model.units))
-    for step in plan.removals:
-        if units.get(step.index) != step.unit:
-            raise PlanError(
-                f"asked to read a plan that removes unit {step.index}, {step.unit!r}: of its {len(units)} "
-                f"units that one is {units.get(step.index)!r}. Make the plan anew."
-            )
-        if step.unit.partition(":")[0] not in step.modules:
-            raise PlanError(
-                f"asked to read a plan that removes unit {step.index}, {step.unit!r}, by the modules "
-                f"{list(step.modules)}: they are not its own. Make the plan anew."
-            )
-    if list(plan.removed) != sorted(set(plan.removed)):
-        raise PlanError(
-            f"asked to read a plan that removes the units {list(plan.removed)}: each is removed once, "
-            "in forward order. Make the plan anew."
-        )
-    _check_promise(plan)
-
-
-def _check_merges(plan: Plan) -> None:
-    if plan.removals:
-        raise PlanError(
-            "asked to use a plan that removes units and merges layers: these are two plans, one after the "
-            "other. Make the plan anew."
-        )
-    units, end = plan.model.units, 0
-    for step in plan.merges:
-        named = tuple(units[step.start : step.stop])
-        if not 0 <= end <= step.start < step.stop <= len(units) or named != step.layers:
-            raise PlanError(
-                f"asked to use a plan that rewrites the layers {step.segment}, {list(step.layers)}: of its "
-                f"{len(units)} layers, those behind the step before are {list(units[end:])[:4]}…. Make the "
-                "plan anew."
-            )
-        if list(step.kept) != sorted(set(step.kept) & set(step.segment)):
-            raise PlanError(
-                f"asked to use a plan that keeps {list(step.kept)} of the layers {step.segment}: each is "
-                "kept once, in forward order. Make the plan anew."
-            )
-        end = step.stop
-
-
 def _left(layers: int, steps: Iterable[Merge]) -> int:
     """How many convolutions are left of so many layers."""
     for step in steps:
         layers -= len(step.segment) - (min(1, len(step.kept)) if step.fused else len(step.kept))
     return layers
-
-
-def _check_promise(plan: Plan) -> None:
-    """Check that what a plan says will remain is what its steps leave."""
-    sizes, gone = plan.model.unit_params, set(plan.removed)
-    left = {"units": len(sizes) - len(gone), "params": plan.model.params - sum(sizes[i] for i in gone)}
-    for name, count in left.items():
-        if plan.predicted.get(name, count) != count:
-            raise PlanError(
-                f"asked to read a plan that leaves {plan.predicted[name]:,} {name}: its steps leave "
-                f"{count:,}. Make the plan anew."
-            )
 
 
 def _moved(name: str, gone: Mapping[str, list[int]]) -> str:
@@ -414,21 +293,3 @@ def _moved(name: str, gone: Mapping[str, list[int]]) -> str:
             part = ":".join(str(int(end) - sum(number < int(end) for number in left)) for end in ends)
         moved.append(part)
     return ".".join(moved)
-
-
-def _first_difference(mine: tuple[str, ...], theirs: tuple[str, ...]) -> str:
-    for index, (ours, other) in enumerate(zip(mine, theirs, strict=False)):
-        if ours != other:
-            return f"; unit {index} is {ours!r} in the plan and {other!r} in the model"
-    return ""
-
-
-def _summary(fields: dict[str, Any]) -> ModelSummary:
-    return ModelSummary(
-        name=fields["name"],
-        params=fields["params"],
-        macs=fields["macs"],
-        units=tuple(fields["units"]),
-        unit_params=tuple(fields["unit_params"]),
-        inputs=fields.get("inputs"),
-    )

@@ -76,7 +76,17 @@ class _Proxy(fx.Proxy):
 
 
 class Tracer(fx.Tracer):
-    """Follows code as fx does, and runs every call on values."""
+    """Follows code as fx does, and runs every call on values.
+
+    Attributes:
+        innermost: Dotted path of the module whose code was being followed when `trace` ended: where it
+            failed, the module at fault; empty for the module itself.
+
+    Args:
+        module: What is traced.
+        args, kwargs: What its forward is called with: values of tensors are run on, other arguments fixed.
+        whole: Submodules whose code is not followed.
+    """
 
     # Buffers stay buffers, and are no constants in the code.
     proxy_buffer_attributes = True
@@ -96,11 +106,13 @@ class Tracer(fx.Tracer):
     # What is followed and what is one call.
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether a module is one call: convolutions are, and what is heavy and holds none."""
         return m in self._whole or isinstance(m, _ConvNd) or not (has_convolution(m) or _is_light(m))
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
+        """Return what a module's call gives: values while calls are run, else what stands for them."""
         if self._running:
             return forward(*args, **kwargs)
         try:
@@ -115,9 +127,15 @@ class Tracer(fx.Tracer):
         return result
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Return a tensor of a module's own, or what stands for it while code is followed."""
         return attr_val if self._running else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def trace(self, root: Any, concrete_args: dict[str, Any] | None = None) -> fx.Graph:
+        """Return the calls that a module makes, in order.
+
+        Raises:
+            TraceError: If its code decides by the numbers in a tensor; what else that code raises, too.
+        """
         try:
             return super().trace(root, concrete_args)
         finally:
@@ -128,6 +146,7 @@ class Tracer(fx.Tracer):
     def create_args_for_root(
         self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
     ) -> tuple[Any, list[Any]]:
+        """Return a function that calls the module as it was called, on what stands for its arguments."""
         given = self._called.arguments
         for name, parameter in self._called.signature.parameters.items():
             value = given[name]
@@ -172,9 +191,11 @@ class Tracer(fx.Tracer):
     # Every call is run.
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return what stands for the value of a node."""
         return _Proxy(node, self)
 
     def create_arg(self, a: Any) -> Argument:
+        """Return an argument as a graph holds it, mappings of all classes and dataclasses included."""
         if is_proxy(a):
             # They call themselves tensors.
             return cast(Argument, a.node)
@@ -194,6 +215,7 @@ class Tracer(fx.Tracer):
         name: str | None = None,
         type_expr: Any | None = None,
     ) -> fx.Node:
+        """Return the node of a call, which has been run: what it gave is in `meta`."""
         node = super().create_node(kind, target, args, kwargs, name, type_expr)
         if kind not in ("placeholder", "output"):
             node.meta["value"] = value = self._value(node)
@@ -234,11 +256,17 @@ class Tracer(fx.Tracer):
             self._running = before
 
     def to_bool(self, obj: fx.Proxy) -> bool:
+        """Return whether a value is true, where that follows from sizes and own tensors alone.
+
+        Raises:
+            TraceError: If it does not.
+        """
         if not obj.node.meta.get("known"):
             return super().to_bool(obj)
         return bool(obj.node.meta["value"])
 
     def iter(self, obj: Any) -> Iterator[Any]:
+        """Return what a value yields: what stands for its parts, or the keys of a mapping."""
         value = obj.node.meta.get("value")
         if isinstance(value, (tuple, list)) or (isinstance(value, Tensor) and value.dim()):
             return iter([obj[number] for number in range(len(value))])

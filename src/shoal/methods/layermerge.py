@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from shoal.errors import ConfigError
 from shoal.importance import MergeLossSettings
 from shoal.methods import Method
-from shoal.methods.merges import MergeSettings, choose_merges
+from shoal.methods.merges import choose_merges
+from shoal.methods.merging_settings import MergeSettings
 from shoal.methods.request import Request
 from shoal.plan import Plan
 from shoal.surgery import PUBLISHED, EntryRules

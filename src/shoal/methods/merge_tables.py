@@ -6,9 +6,9 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,71 +16,27 @@ from torch.utils._pytree import tree_map
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
 from shoal.calling import device_of, sample_count
-from shoal.errors import BudgetError, ConfigError, DataError
-from shoal.importance import MergeLoss, MergeLosses, MergeLossSettings
+from shoal.errors import BudgetError, DataError
+from shoal.importance import MergeLoss, MergeLosses
 from shoal.layers import MergeEntry
 from shoal.measurement import (
     EntryCost,
-    ShapeSettings,
     count_macs,
     count_params,
     entry_costs,
     measure_latency,
     time_entries,
 )
+from shoal.methods.merging_settings import MergeSettings
 from shoal.methods.request import Request
 from shoal.planners import FrontPoint, Option, best_within, discretised_plan, merge_front
 from shoal.processes import together
 from shoal.steps import Merge
 from shoal.surgery import EntryRules, find_entries, merge_
 
-__all__ = ["MergeSettings", "MergeTables"]
+__all__ = ["MergeTables"]
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class MergeSettings:
-    """How merges are measured and chosen.
-
-    Attributes:
-        importance: How what an entry costs in quality is measured.
-        timing: How convolutions are timed.
-        measure: Which entries are measured: those that are `needed` to prove the plan best, taking the
-            others to cost nothing until they are; or `all`, so that the front holds for every budget.
-        tolerance: How far, in loss, the plan may lie from the best by the tables; with 0 it is proved best.
-        objective: What is made small: the sum of added losses, or as `published` minus the sum of
-            exp(Δ accuracy / 100) over the segments, which favours many segments.
-        quantum: Seconds to which latencies are rounded, as published; exact where it is None.
-        rounding: Downwards (`floor`, as published, may exceed the budget) or upwards (`ceil`).
-        separate: Whether the layers that stay may run one after the other where merging them is slower.
-        time_all: Whether convolutions are timed too that cannot be worth it.
-    """
-
-    importance: MergeLossSettings = field(default_factory=MergeLossSettings)
-    timing: ShapeSettings = field(default_factory=lambda: ShapeSettings(sweeps=2))
-    measure: Literal["needed", "all"] = "needed"
-    tolerance: float = 0.01
-    objective: Literal["loss", "published"] = "loss"
-    quantum: float | None = None
-    rounding: Literal["floor", "ceil"] = "ceil"
-    separate: bool = True
-    time_all: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.tolerance >= 0:
-            raise ConfigError(f"asked for tolerance={self.tolerance}: 0 or more works.")
-        if self.quantum is not None and not self.quantum > 0:
-            raise ConfigError(f"asked for quantum={self.quantum}: seconds above 0 work, or null.")
-        if self.objective == "published" and self.measure != "all":
-            raise ConfigError("asked for objective=published: it needs every entry measured (measure=all).")
-        if self.importance.fresh_single and self.objective != "published":
-            raise ConfigError(
-                "asked for importance.fresh_single=true with objective=loss: layers that stay as they are "
-                "cost nothing there. It needs objective=published."
-            )
-        if self.rounding == "floor" and self.quantum is None:
-            raise ConfigError("asked for rounding=floor without a quantum: name one, such as quantum=0.0001.")
 
 
 class MergeTables:

@@ -1,4 +1,5 @@
-"""What the methods that merge convolutions share: entries, what they cost and lose, the front, the plan.
+"""What the methods that merge convolutions share: entries, what they cost and lose, the front, the plan; and
+LayerMerge's special cases, which allow fewer ways to rewrite a segment.
 
 For budgets of latency the plan is carried out and timed beside the original, and chosen again with the
 table scaled to what was really saved, until the measured network meets the budget.
@@ -6,32 +7,59 @@ table scaled to what was really saved, until the measured network meets the budg
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from shoal.errors import BudgetError
+from shoal.importance import MergeLossSettings
 from shoal.layers import MergeEntry
 from shoal.measurement import count_macs, count_params
-from shoal.methods.merge_tables import MergeSettings, MergeTables
+from shoal.methods import Method
+from shoal.methods.merge_tables import MergeTables
+from shoal.methods.merging_settings import MergeSettings
 from shoal.methods.request import Request
 from shoal.plan import Plan
 from shoal.planners import FrontPoint
 from shoal.surgery import EntryRules, merge_
 
-__all__ = ["MergeSettings", "choose_merges"]
+__all__ = ["MERGES_ALONE", "REMOVALS_ALONE", "choose_merges", "special_case"]
+
+REMOVALS_ALONE = EntryRules(merge=False)
+MERGES_ALONE = EntryRules(prune=False, empty=False)
 
 _ROUNDS = 5
 # Closer than this below the budget is close enough.
 _SLACK = 0.05
+# The special cases with which a plan is compared as a whole.
+_CASES = {"removals alone": REMOVALS_ALONE, "merges alone": MERGES_ALONE}
 
 
-# What each special case of LayerMerge allows.
-_CASES: dict[str, Callable[[MergeEntry], bool]] = {
-    "removals alone": lambda entry: len(entry.segment) == 1,
-    "merges alone": lambda entry: len(entry.kept) == len(entry.segment),
-}
+def special_case(name: str, help: str, rules: EntryRules) -> Method:
+    """Return the method that is LayerMerge with fewer ways to rewrite segments, to be compared with it.
+
+    Its preset `paper` measures every entry as published. The sum of added losses is made small in any case:
+    layers that stay as they are need not be learnt anew.
+
+    Args:
+        name: What users type.
+        help: One line for those who choose.
+        rules: Which ways to rewrite segments are looked at.
+    """
+    importance = replace(MergeLossSettings.published(), fresh_single=False)
+    return Method(
+        name=name,
+        help=help,
+        settings=MergeSettings,
+        presets={
+            "default": MergeSettings(),
+            "paper": MergeSettings(importance=importance, measure="all", time_all=True),
+        },
+        choose=partial(choose_merges, method=name, rules=rules),
+        granularity="layer",
+        times_itself=True,
+    )
 
 
 def choose_merges(
@@ -54,9 +82,9 @@ def choose_merges(
     """
     tables = MergeTables(request, settings, rules)
     found = {"merges and removals": _choice(tables)}
-    for case, allowed in _CASES.items() if whole_steps else ():
+    for case, fewer in _CASES.items() if whole_steps else ():
         with suppress(BudgetError):
-            found[case] = _choice(tables.only(allowed))
+            found[case] = _choice(tables.only(partial(_allows, fewer)))
     plans = {case: tables.steps(chosen) for case, (chosen, _) in found.items()}
     known: dict[str, Any] = {}
     best = next(iter(plans))
@@ -76,6 +104,12 @@ def choose_merges(
         settings=asdict(settings) | {"rules": asdict(rules)},
         predicted=tables.facts(chosen) | facts | counts | known,
     )
+
+
+def _allows(rules: EntryRules, entry: MergeEntry) -> bool:
+    """Whether the rules of a special case allow an entry that the general ones do."""
+    whole = len(entry.kept) == len(entry.segment)
+    return (rules.merge or len(entry.segment) == 1) and (rules.prune or whole)
 
 
 def _choice(tables: MergeTables) -> tuple[FrontPoint, dict[str, Any]]:

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
 from shoal.calling import Inputs, device_of, inputs_like
-from shoal.errors import PlanError
+from shoal.errors import DataError, PlanError
 from shoal.plan import Plan
 from shoal.surgery.expanding import expand_, merge_
 from shoal.surgery.removal import check_removals, remove_units
@@ -121,7 +121,13 @@ def traced_for(model: nn.Module, plan: Plan) -> Convolutions:
     """
     _check_size(model, plan)
     inputs = _in_dtype_of(model, inputs_like(plan.model.inputs, device_of(model)))
-    found = find_convolutions(model, inputs)
+    try:
+        found = find_convolutions(model, inputs)
+    except DataError as error:
+        raise PlanError(
+            f"asked to use a plan for {plan.model.name} whose inputs are {plan.model.inputs!r}: "
+            f"{type(model).__name__} does not run on them. Make a plan for this model."
+        ) from error
     names = tuple(layer.name for layer in found.layers)
     if names != plan.model.units:
         raise PlanError(

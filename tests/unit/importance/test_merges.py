@@ -312,35 +312,6 @@ def test_frozen_networks_cannot_be_tuned(found):
         MergeLosses(found, labelled(), settings=TUNED)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "told"),
-    [
-        ({"form": "guessed"}, "form='guessed': reconstruction and tuned work"),
-        ({"samples": 0}, "samples=0: 1 or more works"),
-        ({"ridge": 0.0}, "ridge=0.0: a number above 0 works"),
-        ({"form": "tuned", "distil": 2.0}, "distil=2.0: a weight from 0 to 1 works"),
-        ({"cache_gib": -1.0}, "cache_gib=-1.0: 0 or more works"),
-        ({"form": "reconstruction", "from_start": True}, "from_start=True: it needs form='tuned'"),
-        ({"form": "reconstruction", "fresh_single": True}, "fresh_single=True: it needs form='tuned'"),
-        ({"form": "reconstruction", "distil": 0.5}, "distil=0.5: it needs form='tuned'"),
-        ({"form": "reconstruction", "steps": 7}, "steps=7: it needs form='tuned'"),
-        ({"ridge": 0.5}, "ridge=0.5: it needs form='reconstruction'"),
-        ({"lr": 0.0}, "lr=0.0: a number above 0 works"),
-    ],
-)
-def test_impossible_settings_are_refused(wrong, told):
-    with pytest.raises(ConfigError, match=told):
-        MergeLossSettings(**wrong)
-
-
-def test_published_settings_train_all_of_the_network_from_random_single_layers():
-    published = MergeLossSettings.published()
-    assert (published.form, published.steps, published.lr) == ("tuned", 196, 0.1)
-    assert published.from_start
-    assert published.fresh_single
-    assert not published.recalibrate
-
-
 def groups_of(*sizes):
     return [(f"node{number}", [None] * size) for number, size in enumerate(sizes)]
 

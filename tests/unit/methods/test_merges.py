@@ -1,21 +1,22 @@
 """layermerge, layer_only and depth_merge: what they have in common, and what tells them apart."""
 
-from math import inf
+from dataclasses import replace
 
 import pytest
 import torch
 
 from convnets import resnet, vgg
 from shoal import compare, compress, load, make_plan, save, verify
+from shoal.architectures.convolutions import find_convolutions
 from shoal.budget import Budget
 from shoal.errors import BudgetError, ConfigError, DataError
 from shoal.journal import Journal
 from shoal.measurement import count_macs, count_params, merge_costs
 from shoal.measurement.convolutions import ShapeTiming
-from shoal.methods import get, names, settings_for
+from shoal.methods import get, names
 from shoal.methods.merge_tables import MergeTables
-from shoal.pipeline import make_request
-from shoal.surgery import EntryRules, apply
+from shoal.methods.merges import MERGES_ALONE, REMOVALS_ALONE, _allows
+from shoal.surgery import apply, find_entries
 from shoal.training import HealSettings
 
 METHODS = ("layermerge", "layer_only", "depth_merge")
@@ -68,50 +69,6 @@ def test_layer_only_merges_nothing_and_depth_merge_removes_nothing(net, data):
     merged = make_plan(net, data, method="depth_merge", budget="units=6")
     assert merged.removed == ()
     assert any(len(step.kept) > 1 and step.fused for step in merged.merges)
-
-
-def partitions(length, entries):
-    """Every way to cover the layers with entries, by number."""
-    ways = {length: [()]}
-    for start in reversed(range(length)):
-        ways[start] = [
-            (number, *rest)
-            for number, entry in entries
-            if entry.segment.start == start
-            for rest in ways.get(entry.segment.stop, [])
-        ]
-    return ways[0]
-
-
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("share", [0.9, 0.75, 0.6])
-def test_the_plan_is_the_best_of_all_partitions_by_the_tables(data, method, share):
-    torch.manual_seed(1)
-    net = vgg(((6, 6), (6, 6)), classes=4).eval()
-    request = make_request(net, data, budget=f"macs={share}", granularity="layer")
-    settings = settings_for(get(method), {"measure": "all", "tolerance": 0.0})
-    rules = (
-        getattr(settings, "rules", None)
-        or {
-            "layer_only": __import__("shoal.methods.layer_only", fromlist=["RULES"]).RULES,
-            "depth_merge": __import__("shoal.methods.depth_merge", fromlist=["RULES"]).RULES,
-        }[method]
-    )
-    tables = MergeTables(request, settings, rules)
-    tables.losses.of(tables.entries)
-    numbered = [(number, tables.entries[number]) for number in tables.useful]
-    best = inf
-    for way in partitions(len(request.chain), numbered):
-        if tables.rest + sum(tables.costs[n].total for n in way) <= tables.allowance:
-            best = min(best, sum(tables._loss(n) for n in way))
-    if best == inf:
-        with pytest.raises(BudgetError, match="the most that merging"):
-            tables.best(tables.allowance)
-        return
-    assert tables.best(tables.allowance).loss == pytest.approx(best)
-    exact = {"tolerance": 0.0} | ({"whole_steps": 0} if method == "layermerge" else {})
-    needed = make_plan(net, data, method=method, budget=f"macs={share}", settings=exact)
-    assert needed.predicted["added_loss"] == pytest.approx(best)
 
 
 def test_entries_are_measured_only_where_the_best_plan_needs_them(net, data):
@@ -239,12 +196,9 @@ def test_merged_networks_are_compared_with_networks_that_lost_blocks(data):
     assert merged.measured.macs <= 0.8 * found.whole[0].measured.macs
 
 
-def test_what_is_not_asked_for_at_once_is_refused(net, data):
+def test_merging_works_on_layers_alone(net, data):
     with pytest.raises(ConfigError, match="its units are of the granularity layer"):
         make_plan(net, data, method="layermerge", budget="units=5", granularity="sublayer")
-    for wrong in ({"importance": {"fresh_single": True, "form": "tuned"}}, {"rounding": "floor"}):
-        with pytest.raises(ConfigError, match="fresh_single=true|rounding=floor without"):
-            settings_for(get("depth_merge"), wrong)
 
 
 def test_networks_all_of_whose_layers_change_channels_merge_too(data):
@@ -272,33 +226,33 @@ def test_without_classes_the_published_objective_goes_by_the_loss(net, data):
     assert plan.merges
 
 
-def test_compressing_judges_entries_on_samples_that_they_were_not_led_back_on(net, data):
-    request = make_request(net, data, budget="macs=0.8", granularity="layer")
-    request.heal_batches = data
-    tables = MergeTables(request, settings_for(get("layermerge")), EntryRules())
-    judged, tuned = (
-        {float(x.sum()) for x, _ in each} for each in (tables.losses._judged, tables.losses._tuned)
-    )
-    assert not judged & tuned
-
-
 def test_other_methods_do_not_work_on_layers(net, data):
     with pytest.raises(ConfigError, match="asked for sglp with units of the granularity layer"):
         make_plan(net, data, method="sglp", budget="units=4", granularity="layer")
-
-
-def test_the_papers_objective_needs_all_entries():
-    with pytest.raises(ConfigError, match="needs every entry measured"):
-        settings_for(get("layermerge"), {"objective": "published"})
-    with pytest.raises(ConfigError, match="whole_steps=-1"):
-        settings_for(get("layermerge"), {"whole_steps": -1})
-    with pytest.raises(ConfigError, match="tolerance=-1"):
-        settings_for(get("layermerge"), {"tolerance": -1.0})
-    with pytest.raises(ConfigError, match="quantum=0"):
-        settings_for(get("layermerge"), {"quantum": 0.0})
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_methods_are_listed_with_their_presets(method):
     assert method in names()
     assert set(get(method).presets) == {"default", "paper"}
+
+
+@pytest.mark.parametrize("rules", [REMOVALS_ALONE, MERGES_ALONE])
+@pytest.mark.parametrize(
+    "make", [network, lambda: vgg(((4, 4, 4), (6,)), classes=3).eval()], ids=["residual", "plain"]
+)
+def test_a_special_case_allows_of_all_entries_those_that_its_rules_find(make, rules):
+    found = find_convolutions(make(), torch.zeros(1, 3, 32, 32))
+    allowed = [entry for entry in find_entries(found) if _allows(rules, entry)]
+    assert allowed == list(find_entries(found, rules))
+    assert 0 < len(allowed) < len(find_entries(found))
+
+
+@pytest.mark.parametrize("method", ["layer_only", "depth_merge"])
+def test_the_paper_preset_of_a_special_case_measures_as_published_and_chooses_as_by_default(method):
+    paper, default = (get(method).presets[name] for name in ("paper", "default"))
+    published = get("layermerge").presets["paper"].importance
+    assert paper.importance == replace(published, fresh_single=False)
+    assert (paper.measure, paper.time_all) == ("all", True)
+    again = replace(paper, importance=default.importance, measure=default.measure, time_all=False)
+    assert again == default
