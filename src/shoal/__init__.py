@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from shoal.result import CompressionResult, Evidence, Measurement
     from shoal.surgery import apply, expand, export_onnx, load, merge_layers, save, verify
     from shoal.tables import ImportanceTable, LatencyTable
-    from shoal.training import HealSettings, heal
+    from shoal.training import ConcurrentPruner, ConcurrentSettings, FitSettings, HealSettings, heal, train
     from shoal.units import Chain, Segment, Segmentation, Unit
 
 __version__ = "0.1.0"
@@ -45,9 +45,12 @@ __all__ = [
     "Chain",
     "Comparison",
     "CompressionResult",
+    "ConcurrentPruner",
+    "ConcurrentSettings",
     "ConfigError",
     "DataError",
     "Evidence",
+    "FitSettings",
     "HealSettings",
     "ImportanceTable",
     "LatencyTable",
@@ -78,6 +81,7 @@ __all__ = [
     "merge_layers",
     "methods",
     "save",
+    "train",
     "verify",
 ]
 
@@ -93,7 +97,14 @@ _NAMES = {
     "shoal.result": ("CompressionResult", "Evidence", "Measurement"),
     "shoal.surgery": ("apply", "expand", "export_onnx", "load", "merge_layers", "save", "verify"),
     "shoal.tables": ("ImportanceTable", "LatencyTable"),
-    "shoal.training": ("HealSettings", "heal"),
+    "shoal.training": (
+        "ConcurrentPruner",
+        "ConcurrentSettings",
+        "FitSettings",
+        "HealSettings",
+        "heal",
+        "train",
+    ),
     "shoal.units": ("Chain", "Segment", "Segmentation", "Unit"),
 }
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}

@@ -28,6 +28,8 @@ __all__ = [
     "first_sample",
     "inputs_like",
     "join_batch",
+    "random_state",
+    "restore_random_state",
     "sample_count",
     "split_batch",
     "to_device",
@@ -205,3 +207,18 @@ def evaluating(model: nn.Module, *, train: bool = False) -> Iterator[nn.Module]:
                 module.training = mode
             for config, before in cached:
                 config.use_cache = before
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """Return the state of torch's random generators, of the CPU and of `device`."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
+    """Put torch's random generators into the state that `random_state` returned."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

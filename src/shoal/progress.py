@@ -13,15 +13,17 @@ from typing import Protocol, TypeVar
 
 from shoal.launchers import is_main
 
-__all__ = ["Reporter", "length", "reporting", "task", "track"]
+__all__ = ["Reporter", "Title", "length", "reporting", "said", "task", "track"]
 
 T = TypeVar("T")
+Title = str | Callable[[], str]
+"""What is being done, for the person who waits; a function is asked again whenever it is shown."""
 
 
 class Reporter(Protocol):
     """Shows how far a task has come."""
 
-    def task(self, title: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+    def task(self, title: Title, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
         """Return a context in which the yielded function is called with the steps done."""
         ...
 
@@ -39,7 +41,7 @@ def reporting(reporter: Reporter | None) -> Iterator[None]:
         _reporter.reset(token)
 
 
-def task(title: str, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
+def task(title: Title, total: int | None = None) -> AbstractContextManager[Callable[[int], None]]:
     """Return a context that yields `advance(steps)`, for work that is no simple loop.
 
     Example:
@@ -50,7 +52,7 @@ def task(title: str, total: int | None = None) -> AbstractContextManager[Callabl
     return nullcontext(lambda steps: None) if reporter is None else reporter.task(title, total)
 
 
-def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], title: Title, total: int | None = None) -> Iterator[T]:
     """Yield the items and report each as it is done.
 
     Args:
@@ -66,6 +68,16 @@ def track(items: Iterable[T], title: str, total: int | None = None) -> Iterator[
         for item in items:
             yield item
             advance(1)
+
+
+def said(title: Title) -> str:
+    """Return a title as it reads now.
+
+    Example:
+        >>> said("scoring"), said(lambda: "training, loss 0.5")
+        ('scoring', 'training, loss 0.5')
+    """
+    return title if isinstance(title, str) else title()
 
 
 def length(items: Iterable[object]) -> int | None:

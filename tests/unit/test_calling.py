@@ -17,6 +17,8 @@ from shoal.calling import (
     first_sample,
     inputs_like,
     join_batch,
+    random_state,
+    restore_random_state,
     sample_count,
     split_batch,
     to_device,
@@ -231,3 +233,21 @@ def test_described_inputs_are_made_again_with_their_shapes_and_dtypes(inputs):
 def test_what_json_does_not_say_is_refused():
     with pytest.raises(DataError, match="an input is a object"):
         describe_inputs((object(),))
+
+
+def test_a_random_state_taken_up_again_draws_the_same_numbers():
+    device = torch.device("cpu")
+    state = random_state(device)
+    first = torch.rand(5)
+    torch.rand(3)
+    for _ in range(2):
+        restore_random_state(state, device)
+        assert torch.equal(torch.rand(5), first)
+    assert sorted(state) == ["cpu"]
+
+
+def test_a_random_state_of_another_device_is_taken_up_as_far_as_it_goes():
+    state = random_state(torch.device("cpu"))
+    first = torch.rand(5)
+    restore_random_state(state, torch.device("cuda"))
+    assert torch.equal(torch.rand(5), first)

@@ -10,7 +10,8 @@ import shoal
 
 PUBLIC = {
     "find_units", "analyze", "make_plan", "compress", "compare", "apply", "measure", "heal",
-    "HealSettings", "save", "load", "verify", "methods", "expand", "merge_layers", "export_onnx",
+    "HealSettings", "train", "ConcurrentPruner", "ConcurrentSettings", "FitSettings",
+    "save", "load", "verify", "methods", "expand", "merge_layers", "export_onnx",
     "Budget", "Chain", "Comparison", "CompressionResult", "Evidence", "ImportanceTable", "LatencyTable",
     "Measurement", "Plan", "Segment", "Segmentation", "Unit",
     "BudgetError", "ConfigError", "DataError", "MissingExtraError", "PlanError", "ShoalError",

@@ -1,5 +1,7 @@
 """Run one network on one input without this unit, without that, and compute what they share only once.
 
+The first run may be someone else's own call, in training, with gradients (`recording`).
+
 Every run keeps what its units returned. The next one lets the units before the first difference
 return that again, so that only what follows is computed. Whatever stands between the units is
 computed again, and so is everything from the first unit on that cannot be answered for: one that was
@@ -10,8 +12,9 @@ Axes: L units.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from itertools import chain as joined
 from itertools import takewhile
@@ -23,7 +26,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from shoal.architectures import bypassed, forward_replaced, hidden_output, replace_hidden
 from shoal.architectures.hidden import stand_ins
-from shoal.calling import Inputs, call
+from shoal.calling import Inputs, call, device_of, random_state, restore_random_state
 from shoal.units import Chain, Unit
 
 __all__ = ["Replay", "sharing_order"]
@@ -57,11 +60,18 @@ class Replay:
         self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
         self.computed = 0
         """Units computed so far, in all runs."""
+        self.recomputed = False
+        """Whether a unit left out of the recorded call was called there without gradients, as a part is that
+        will be called again in the backward pass (reentrant checkpointing).
+        """
         self._kept: list[_Kept | None] = [None] * len(chain)
         self._given: dict[int, Versions] = {}
         self._called: set[int] = set()
         self._overwritten: set[int] = set()
         self._removed: frozenset[int] | None = None
+        self._random: dict[tuple[int, str, int], dict[str, Tensor]] = {}
+        self._moments: Counter[tuple[int, str]] = Counter()
+        self._recording = False
 
     def __call__(self, removed: Iterable[int] = ()) -> Any:
         """Return what the network returns without these units; without any, what it returns itself."""
@@ -78,6 +88,32 @@ class Replay:
         self._removed = wanted
         return outputs
 
+    @contextmanager
+    def recording(self, removed: Iterable[int], inputs: Inputs) -> Iterator[None]:
+        """Let the network run without these units inside the `with`, and keep what the others return.
+
+        The network is called there by whoever trains it, once, with gradients. Later calls of this object
+        share with that call, and begin on what its inputs were. They draw the random numbers that it drew
+        there: at the beginning, in every unit, and after every unit, which may have been left out there.
+
+        Args:
+            removed: The units to leave out.
+            inputs: What the network will be called with.
+        """
+        with torch.no_grad():
+            # The network may write into them.
+            self.inputs = tree_map(_cloned, dict(inputs) if isinstance(inputs, Mapping) else inputs)
+        self._removed, self._random, self.recomputed = None, {}, False
+        wanted = frozenset(removed)
+        self._recording = True
+        try:
+            with self._standing_in(wanted, 0):
+                self._draw_alike(0, "first")
+                yield
+        finally:
+            self._recording = False
+        self._removed = wanted
+
     def _shared(self, removed: frozenset[int]) -> int:
         """How many units from the first on the run before has computed for this one, too."""
         if self._removed is None:
@@ -91,36 +127,60 @@ class Replay:
         return index in (self._removed or ()) or (kept is not None and not kept.overwritten)
 
     def _run(self, removed: frozenset[int], shared: int) -> Any:
+        with self._standing_in(removed, shared):
+            self._draw_alike(0, "first")
+            return call(self.model, tree_map(_cloned, self.inputs))
+
+    @contextmanager
+    def _standing_in(self, removed: frozenset[int], shared: int) -> Iterator[None]:
+        """Let the first units answer with what they returned before, and note what the others return."""
         present = [unit for unit in self.chain if unit.index not in removed]
         computed = [unit for unit in present if unit.index >= shared]
         answers = [self._answer(unit) for unit in present if unit.index < shared]
         self._kept[shared:] = [None] * (len(self.chain) - shared)
         self._called.clear()
         self._given.clear()
+        self._moments.clear()
         with ExitStack() as stack:
             # Bypassing is free, and hands on the very tensors of this run.
             stack.enter_context(bypassed(self.model, self.chain, removed))
+            for unit in self.chain.select(removed):
+                module = self.model.get_submodule(unit.modules[-1])
+                aligned = self._aligned(unit.index, module.forward)
+                stack.enter_context(forward_replaced([(module, aligned)]))
             stack.enter_context(forward_replaced(joined.from_iterable(answers)))
             for unit in computed:
                 for path, watch in ((unit.modules[0], self._noting), (unit.modules[-1], self._keeping)):
                     module = self.model.get_submodule(path)
                     watched = watch(unit.index, module.forward)
                     stack.enter_context(forward_replaced([(module, watched)]))
-            outputs = call(self.model, tree_map(_cloned, self.inputs))
+            yield
         self.computed += len(computed)
-        return outputs
 
     def _answer(self, unit: Unit) -> list[tuple[nn.Module, Forward]]:
         kept, copied = self._kept[unit.index], unit.index in self._overwritten
         output = None if kept is None else kept.output
         *earlier, _ = stand_ins(unit.outputs, len(unit.modules))
-        answer = lambda *args, **kwargs: _fresh(output) if copied else output  # noqa: E731
+
+        def answer(*args: Any, **kwargs: Any) -> Any:
+            self._draw_alike(unit.index, "after")
+            return _fresh(output) if copied else output
+
         instead = [*(module.forward for module in earlier), answer]
         return list(zip(map(self.model.get_submodule, unit.modules), instead, strict=True))
+
+    def _aligned(self, index: int, forward: Forward) -> Forward:
+        def aligned(*args: Any, **kwargs: Any) -> Any:
+            self._draw_alike(index, "after")
+            self.recomputed |= self._recording and not torch.is_grad_enabled()
+            return forward(*args, **kwargs)
+
+        return aligned
 
     def _noting(self, index: int, forward: Forward) -> Forward:
         def noting(*args: Any, **kwargs: Any) -> Any:
             self._given[index] = _versions((args, kwargs))
+            self._draw_alike(index, "before")
             return forward(*args, **kwargs)
 
         return noting
@@ -130,8 +190,11 @@ class Replay:
 
         def keeping(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
+            self._draw_alike(index, "after")
             given, copied = self._given.pop(index, []), index in self._overwritten
-            kept = _Kept(_fresh(output) if copied else output, handed_on=_share_memory(given, output))
+            kept = _Kept(
+                _fresh(output) if copied else _detached(output), handed_on=_share_memory(given, output)
+            )
             again = index in self._called
             self._called.add(index)
             lasts = not (again or _moved(given) or (copied and kept.handed_on))
@@ -139,6 +202,17 @@ class Replay:
             return output
 
         return keeping
+
+    def _draw_alike(self, index: int, moment: str) -> None:
+        """Note the random state at a moment of a recorded call; take it up again in the calls after it."""
+        if not (self._recording or self._random):
+            return
+        key = index, moment, self._moments[index, moment]
+        self._moments[index, moment] += 1
+        if self._recording:
+            self._random[key] = random_state(device_of(self.model))
+        elif key in self._random:
+            restore_random_state(self._random[key], device_of(self.model))
 
 
 class _Kept:
@@ -193,11 +267,19 @@ def _cloned(leaf: Any) -> Any:
 def _fresh(tree: Any) -> Any:
     """Copy all tensors of a structure; those that share memory share it still."""
     memo: dict[int, Any] = {}
+    return _mapped(tree, lambda tensor: deepcopy(tensor.detach(), memo))
 
-    def copied(leaf: Any) -> Any:
+
+def _detached(tree: Any) -> Any:
+    """The same tensors without their history; a structure without any is handed on as it is."""
+    return _mapped(tree, lambda tensor: tensor.detach() if tensor.requires_grad else tensor)
+
+
+def _mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    def each(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
-            return deepcopy(leaf.detach(), memo)
+            return function(leaf)
         hidden = hidden_output(leaf)
-        return leaf if hidden is None else replace_hidden(leaf, deepcopy(hidden.detach(), memo))
+        return leaf if hidden is None else replace_hidden(leaf, function(hidden))
 
-    return tree_map(copied, tree)
+    return tree_map(each, tree)

@@ -26,6 +26,7 @@ from shoal.cli import (
     export,
     heal,
     plan,
+    train,
     units,
     verify,
 )
@@ -39,9 +40,24 @@ from shoal.progress import reporting
 
 __all__ = ["app", "main", "run"]
 
-_VERBS = (units, analyze, plan, apply, verify, heal, evaluate, bench, compress, compare, export, doctor, demo)
+_VERBS = (
+    units,
+    analyze,
+    plan,
+    apply,
+    verify,
+    heal,
+    train,
+    evaluate,
+    bench,
+    compress,
+    compare,
+    export,
+    doctor,
+    demo,
+)
 # Verbs whose work several processes share; the others would all do the same, and write the same files.
-_SHARED = ("analyze",)
+_SHARED = ("analyze", "train")
 
 app = typer.Typer(
     name="shoal",
@@ -85,7 +101,7 @@ def _launched(name: str, work: Callable[[Any], None]) -> Callable[[Any], None]:
         if name not in _SHARED:
             raise ConfigError(
                 f"asked for `shoal {name}` in {started()} processes: it works in one. Start it without "
-                f"`accelerate launch` or torchrun; {', '.join(_SHARED)} shares its data among several."
+                f"`accelerate launch` or torchrun; {' and '.join(_SHARED)} share their data among several."
             )
         device = getattr(options, "device", None) or ""
         if ":" in device:

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from shoal.errors import ShoalWarning
+from shoal.progress import Title, said
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,15 +125,19 @@ class TerminalReporter:
         self._stop()
 
     @contextmanager
-    def task(self, title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    def task(self, title: Title, total: int | None) -> Iterator[Callable[[int], None]]:
         """Yield the function that is told the steps done."""
         if not sys.stderr.isatty():
             yield _Lines(title, total).advance
             return
         bars = self._start()
-        number = bars.add_task(title, total=total)
+        number = bars.add_task(said(title), total=total)
+
+        def advance(steps: int) -> None:
+            bars.update(number, advance=steps, description=said(title))
+
         try:
-            yield lambda steps: bars.advance(number, steps)
+            yield advance
         finally:
             bars.remove_task(number)
             self._running -= 1
@@ -168,7 +173,7 @@ def _late_bars() -> Progress:
 class _Lines:
     """Progress where there is no terminal: a line every few seconds."""
 
-    def __init__(self, title: str, total: int | None) -> None:
+    def __init__(self, title: Title, total: int | None) -> None:
         self.title, self.total, self.done = title, total, 0
         self.begun = time.monotonic()
         self.due = self.begun + _PATIENCE
@@ -180,7 +185,7 @@ class _Lines:
         if now < self.due:
             return
         self.due = now + _EVERY
-        say(f"{self.title}: {self._state(now - self.begun)}")
+        say(f"{said(self.title)}: {self._state(now - self.begun)}")
 
     def _state(self, elapsed: float) -> str:
         if not self.total:

@@ -19,8 +19,8 @@ from shoal.comparison import Comparison, Failure, Row
 from shoal.errors import ConfigError, ShoalError, ShoalWarning
 from shoal.journal import Journal
 from shoal.measurement import LatencySettings, Loss
-from shoal.pipeline import make_request
-from shoal.progress import reporting, task
+from shoal.pipeline import check_healing, make_request
+from shoal.progress import Title, reporting, said, task
 from shoal.training import HealSettings
 from shoal.units import Granularity
 
@@ -49,7 +49,7 @@ def compare(
 
     Every method chooses under every budget. Its network is made, judged, healed as all others are,
     judged again and timed in turns with the whole network; so is the whole network, whose healing
-    shows what the training alone does. Methods that remove the same units share one network. A
+    shows what the training alone does. Methods with the same plan share one network. A
     method that cannot run here is listed with the reason.
 
     Args:
@@ -86,6 +86,7 @@ def compare(
         >>> [(row.method, row.units) for row in found.rows]
         [('last', 2)]
     """
+    check_healing(heal)
     wanted = _budgets(budgets)
     chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
     check_seeds(chosen, heal_seeds, healing=heal is not None)
@@ -170,7 +171,7 @@ def _shared(whole: Sequence[Row], rows: Sequence[Row]) -> tuple[Row, ...]:
     first: dict[object, Row] = {}
     told = []
     for row in (*whole, *rows):
-        # Only healing makes networks differ that lack the same units.
+        # Only healing makes networks of one plan differ.
         network = (row.plan.identity, None if row.healed is None else row.seed)
         earlier = row if row.own_weights else first.setdefault(network, row)
         told.append(row if earlier is row else replace(row, same_as=str(earlier)))
@@ -196,5 +197,8 @@ class _Titled:
     def __init__(self, title: str) -> None:
         self._title, self._outside = title, copy_context()
 
-    def task(self, title: str, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
-        return self._outside.run(task, f"{self._title}: {title}", total)
+    def task(self, title: Title, total: int | None) -> AbstractContextManager[Callable[[int], None]]:
+        def whole() -> str:
+            return f"{self._title}: {said(title)}"
+
+        return self._outside.run(task, whole() if isinstance(title, str) else whole, total)

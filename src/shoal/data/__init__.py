@@ -4,6 +4,7 @@ from shoal.data.batches import Batches, Data, TensorBatches
 from shoal.data.digits import read_digits
 from shoal.data.prompts import read_prompts
 from shoal.data.references import load_data
+from shoal.data.reshuffled import ReshuffledBatches, reshuffled
 from shoal.data.settings import DataSettings
 from shoal.data.topics import read_topics
 
@@ -11,9 +12,11 @@ __all__ = [
     "Batches",
     "Data",
     "DataSettings",
+    "ReshuffledBatches",
     "TensorBatches",
     "load_data",
     "read_digits",
     "read_prompts",
     "read_topics",
+    "reshuffled",
 ]

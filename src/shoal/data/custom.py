@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import sys
+from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +27,8 @@ def data_from_function(reference: str, settings: DataSettings) -> Data:
 
     Raises:
         ConfigError: If there is no such file or function, or a setting was given.
-        DataError: If what it returns is no list of batches, is empty, or can be gone through only once.
+        DataError: If what it returns is no list of batches, is empty, or can be gone through only once; or
+            if a batch holds no samples, as far as can be seen without going through all of them twice.
     """
     given = ("batch_size", "num_samples", "seq_len", "size", "crop", "mean", "std", "channels")
     settings.refuse(f"{reference}, which makes its batches itself", *given)
@@ -39,6 +41,7 @@ def data_from_function(reference: str, settings: DataSettings) -> Data:
             f"asked to use {reference}: it returned {type(batches).__name__}, which has no length. "
             "Return a list or a DataLoader of batches."
         )
+    _check_full(reference, batches)
     inputs, labels = split_batch(next(iter(batches)))
     return Data(
         batches=batches,
@@ -89,6 +92,17 @@ def _load(path: Path) -> ModuleType:
     finally:
         sys.path.remove(folder)
     return module
+
+
+def _check_full(reference: str, batches: Batches) -> None:
+    """Check that the batches of a list, and the first of anything else, hold samples."""
+    seen = batches if isinstance(batches, (list, tuple)) else islice(batches, 1)
+    for number, batch in enumerate(seen):
+        if sample_count(split_batch(batch)[0]) == 0:
+            raise DataError(
+                f"asked to use {reference}: batch {number} of the {len(batches)} that it returned holds no "
+                "samples. Return batches of one sample or more."
+            )
 
 
 def _samples(batches: Batches) -> int | None:

@@ -1,8 +1,27 @@
-"""Training after surgery: recalibrated statistics, a plain training loop, distillation, healing."""
+"""Training: a plain loop, batch norms, distillation, healing, and layers that leave on the way."""
 
 from shoal.training.batchnorm import recalibrate_
-from shoal.training.fitting import FitReport, Objective, fit
+from shoal.training.concurrent import ConcurrentPruner, PruningProgress
+from shoal.training.concurrent_settings import PRESETS, ConcurrentSettings
+from shoal.training.fitting import FitReport, Objective, Pruner, fit
 from shoal.training.healing import HealSettings, heal
 from shoal.training.optimisation import FitSettings
+from shoal.training.runs import METHODS, TrainingResult, train
 
-__all__ = ["FitReport", "FitSettings", "HealSettings", "Objective", "fit", "heal", "recalibrate_"]
+__all__ = [
+    "METHODS",
+    "PRESETS",
+    "ConcurrentPruner",
+    "ConcurrentSettings",
+    "FitReport",
+    "FitSettings",
+    "HealSettings",
+    "Objective",
+    "Pruner",
+    "PruningProgress",
+    "TrainingResult",
+    "fit",
+    "heal",
+    "recalibrate_",
+    "train",
+]

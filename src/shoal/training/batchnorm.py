@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeGuard
 
@@ -14,7 +15,7 @@ from shoal.calling import Batch, call, check_batches, device_of, evaluating, spl
 from shoal.errors import DataError
 from shoal.progress import track
 
-__all__ = ["recalibrate_"]
+__all__ = ["recalibrate_", "untouched_statistics"]
 
 
 def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: int = 100) -> int:
@@ -58,6 +59,21 @@ def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: in
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return used
+
+
+@contextmanager
+def untouched_statistics(model: nn.Module) -> Iterator[None]:
+    """Let batch norms in training mode take the statistics of their batch, and leave the running ones as they
+    are, inside the `with`.
+    """
+    norms = [module for module in model.modules() if _keeps_statistics(module) and module.training]
+    try:
+        for norm in norms:
+            norm.track_running_stats = False
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def _keeps_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:

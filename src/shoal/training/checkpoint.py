@@ -7,8 +7,8 @@ file's header. A file is written beside its name and renamed when it is complete
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,18 +19,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from shoal.calling import random_state, restore_random_state
 from shoal.errors import ConfigError
 
 __all__ = [
     "EpochReport",
     "TrainingState",
     "load_state_",
-    "random_state",
-    "restore_random_state",
     "save_state",
 ]
 
-VERSION = "1"
+VERSION = "2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +62,8 @@ class TrainingState:
         history: The epochs that are complete.
         epoch_random: Random state at the start of the epoch, from which the order of its batches
             follows where a loader shuffles.
+        scaler: State of the scaler of gradients in half precision.
+        pruning: What a pruner has to remember, as JSON values and tensors.
     """
 
     step: int = 0
@@ -73,21 +74,7 @@ class TrainingState:
     history: list[EpochReport] = field(default_factory=list)
     epoch_random: dict[str, Tensor] = field(default_factory=dict)
     scaler: dict[str, Any] = field(default_factory=dict)
-
-
-def random_state(device: torch.device) -> dict[str, Tensor]:
-    """Return the state of torch's random generators, of the CPU and of `device`."""
-    states = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        states["cuda"] = torch.cuda.get_rng_state(device)
-    return states
-
-
-def restore_random_state(states: Mapping[str, Tensor], device: torch.device) -> None:
-    """Put torch's random generators into the state that `random_state` returned."""
-    torch.set_rng_state(states["cpu"])
-    if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state(states["cuda"], device)
+    pruning: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(
@@ -113,7 +100,10 @@ def save_state(
     device = next(iter(model.parameters())).device
     tensors |= {f"random.now.{name}": value for name, value in random_state(device).items()}
     tensors |= {f"random.epoch.{name}": value for name, value in state.epoch_random.items()}
-    fields = asdict(state) | {"epoch_random": None}
+    held = {name: value for name, value in state.pruning.items() if isinstance(value, Tensor)}
+    tensors |= {f"pruning.{name}": value for name, value in held.items()}
+    pruning = {name: value for name, value in state.pruning.items() if name not in held}
+    fields = asdict(replace(state, epoch_random={}, pruning=pruning))
     header = {"version": VERSION, "state": json.dumps(fields), "optimizer": json.dumps(plain)}
     header["settings"] = json.dumps(dict(settings))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -124,9 +114,20 @@ def save_state(
 
 
 def load_state_(
-    path: Path, model: nn.Module, optimizer: Optimizer, settings: Mapping[str, Any]
+    path: Path,
+    model: nn.Module,
+    optimizer: Optimizer,
+    settings: Mapping[str, Any],
+    before: Callable[[TrainingState], None] | None = None,
 ) -> TrainingState:
     """Put model, optimiser and random generators into the saved state, and return how far the run was.
+
+    Args:
+        path: The file.
+        model: The network that was in training, as it was at first.
+        optimizer: Its optimiser.
+        settings: What the run must agree on.
+        before: Called with how far the run was before weights are loaded; may take units out of the network.
 
     Raises:
         ConfigError: If the file is damaged, or of another model or other settings.
@@ -141,13 +142,17 @@ def load_state_(
             "without resuming."
         ) from error
     _check_header(path, header, settings)
-    _load_weights_(path, model, _part(tensors, "model."))
-    _load_optimizer_(optimizer, _part(tensors, "optimizer."), json.loads(header["optimizer"]))
-    restore_random_state(_part(tensors, "random.now."), next(iter(model.parameters())).device)
     fields = json.loads(header["state"])
     fields["history"] = [EpochReport(**epoch) for epoch in fields["history"]]
     fields["epoch_random"] = _part(tensors, "random.epoch.")
-    return TrainingState(**fields)
+    fields["pruning"] |= _part(tensors, "pruning.")
+    state = TrainingState(**fields)
+    if before is not None:
+        before(state)
+    _load_weights_(path, model, _part(tensors, "model."))
+    _load_optimizer_(optimizer, _part(tensors, "optimizer."), json.loads(header["optimizer"]))
+    restore_random_state(_part(tensors, "random.now."), next(iter(model.parameters())).device)
+    return state
 
 
 def _check_header(path: Path, header: Mapping[str, str], settings: Mapping[str, Any]) -> None:

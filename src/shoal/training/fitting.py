@@ -1,4 +1,7 @@
-"""A plain training loop: seeded, resumable, one process, on Accelerate for precision and scaling.
+"""A plain training loop: seeded, resumable, on Accelerate for precision and scaling.
+
+Started by `accelerate launch` or torchrun, processes share the batches: a step takes one batch of each, and
+the mean of their gradients.
 
 The last step is what comes out, never the best epoch by some test score.
 """
@@ -7,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,15 +21,24 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from shoal.calling import Batch, Inputs, check_batches, device_of, evaluating, split_batch, to_device
+from shoal.calling import (
+    Batch,
+    Inputs,
+    check_batches,
+    device_of,
+    evaluating,
+    random_state,
+    restore_random_state,
+    split_batch,
+    to_device,
+)
 from shoal.errors import ConfigError, DataError, MissingExtraError
+from shoal.processes import Processes, together
 from shoal.progress import task
 from shoal.training.checkpoint import (
     EpochReport,
     TrainingState,
     load_state_,
-    random_state,
-    restore_random_state,
     save_state,
 )
 from shoal.training.optimisation import FitSettings, learning_rate, make_optimizer
@@ -33,7 +46,7 @@ from shoal.training.optimisation import FitSettings, learning_rate, make_optimiz
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["FitReport", "Objective", "fit"]
+__all__ = ["FitReport", "Objective", "Pruner", "fit", "total_steps"]
 
 
 class Objective(Protocol):
@@ -41,6 +54,30 @@ class Objective(Protocol):
 
     def __call__(self, model: nn.Module, inputs: Inputs, labels: Any) -> Tensor:
         """Return the loss of one batch, a scalar; `labels` is None where there are none."""
+        ...
+
+
+class Pruner(Protocol):
+    """What may take units out of a network while it is trained."""
+
+    def attach(self, optimizer: Optimizer) -> None:
+        """Take weights out of this optimiser from now on."""
+        ...
+
+    def step(self, batch: Batch) -> object:
+        """Learn from the batch that the network was just trained on, gradients computed."""
+        ...
+
+    def status(self) -> str:
+        """Return how far it has come, for the person who waits."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run needs, as JSON values and tensors."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take that up, before weights are loaded."""
         ...
 
 
@@ -70,6 +107,7 @@ def fit(
     settings: FitSettings,
     *,
     objective: Objective,
+    pruner: Pruner | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
 ) -> FitReport:
@@ -86,24 +124,32 @@ def fit(
         batches: Gone through once an epoch, in their own order.
         settings: How to train.
         objective: The loss of one batch.
+        pruner: Takes units out of the network between gradients and step.
         checkpoint: A file for the state of the run, written every so many steps and at the end.
         resume: Whether to go on from that file if there is one; otherwise it is overwritten.
 
     Raises:
-        DataError: If there are no batches, or a loss or gradient is not finite.
-        ConfigError: If nothing is trainable, the checkpoint does not fit, or the precision or number
-            of processes is not supported.
+        DataError: If there are no batches, fewer than processes, or a loss or gradient is not finite.
+        ConfigError: If nothing is trainable, the checkpoint does not fit, or the precision is not
+            supported.
         MissingExtraError: If Accelerate is not installed.
     """
     optimizer = make_optimizer(model, settings)
-    with _accelerator(device_of(model), settings) as accelerator, evaluating(model, train=True):
-        total = _total_steps(check_batches(batches), settings)
+    with (
+        together() as processes,
+        _accelerator(device_of(model), settings) as accelerator,
+        evaluating(model, train=True),
+    ):
+        processes.check_same(model)
+        total = total_steps(check_batches(batches), settings, processes.count)
         run = _Run(
             model=model,
             settings=settings,
             objective=objective,
             optimizer=optimizer,
             accelerator=accelerator,
+            pruner=pruner,
+            processes=processes,
             checkpoint=checkpoint,
             total=total,
         )
@@ -120,6 +166,8 @@ class _Run:
     objective: Objective
     optimizer: Optimizer
     accelerator: Accelerator
+    pruner: Pruner | None
+    processes: Processes
     checkpoint: Path | None
     total: int
     state: TrainingState = field(default_factory=TrainingState)
@@ -128,7 +176,9 @@ class _Run:
     def __post_init__(self) -> None:
         self.device = device_of(self.model)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
-        self.trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.loss = math.nan
+        if self.pruner is not None:
+            self.pruner.attach(self.optimizer)
 
     def start(self, *, resume: bool) -> None:
         """Seed, or take up the state of the checkpoint."""
@@ -137,14 +187,16 @@ class _Run:
             with torch.cuda.device(self.device):
                 torch.cuda.manual_seed(self.settings.seed)
         if resume and self.checkpoint is not None and self.checkpoint.exists():
-            self.state = load_state_(self.checkpoint, self.model, self.optimizer, self._agreed())
+            self.state = load_state_(
+                self.checkpoint, self.model, self.optimizer, self._agreed(), before=self._take_up
+            )
             self.resumed_at = self.state.step
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.load_state_dict(self.state.scaler)
 
     def finish(self, batches: Iterable[Batch]) -> FitReport:
         """Do all steps that are left."""
-        with task("training", self.total) as advance:
+        with task(self._told, self.total) as advance:
             advance(self.state.step)
             while self.state.step < self.total:
                 self._epoch(batches, advance)
@@ -180,15 +232,20 @@ class _Run:
         state = self.state
         if state.batch == 0:
             state.epoch_random = random_state(self.device)
-            yield from batches
+            yield from self._mine(iter(batches))
             return
         now = random_state(self.device)
         restore_random_state(state.epoch_random, self.device)
         iterator = iter(batches)
-        for _ in range(state.batch):
+        for _ in range(state.batch * self.processes.count):
             next(iterator, None)
         restore_random_state(now, self.device)
-        yield from iterator
+        yield from self._mine(iterator)
+
+    def _mine(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Of every batch for each process the one for this one; those that are left over fall away."""
+        while len(together := list(islice(batches, self.processes.count))) == self.processes.count:
+            yield together[self.processes.number]
 
     def _step(self, batch: Batch) -> float:
         state, settings = self.state, self.settings
@@ -202,14 +259,37 @@ class _Run:
         if not math.isfinite(value):
             raise DataError(self._not_finite("loss", value, rate))
         self.accelerator.backward(loss)
+        self._share_gradients_()
+        self.loss = value
+        if self.pruner is not None:
+            self.pruner.step(batch)
         if settings.clip is not None:
-            norm = float(self.accelerator.clip_grad_norm_(self.trained, settings.clip))
+            norm = float(self.accelerator.clip_grad_norm_(self._trained(), settings.clip))
             # With fp16 an overflow is expected now and then, and the scaler skips that step.
             if not math.isfinite(norm) and settings.mixed_precision != "fp16":
                 raise DataError(self._not_finite("norm of the gradient", norm, rate))
         self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
         return value
+
+    def _share_gradients_(self) -> None:
+        if self.processes.count == 1:
+            return
+        self.processes.add_gradients_(self._trained())
+        for parameter in self._trained():
+            if parameter.grad is not None:
+                parameter.grad /= self.processes.count
+
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _take_up(self, state: TrainingState) -> None:
+        if self.pruner is not None:
+            self.pruner.load_state_dict(state.pruning)
+
+    def _told(self) -> str:
+        loss = "" if math.isnan(self.loss) else f", loss {self.loss:.3g}"
+        return f"training{loss}{'' if self.pruner is None else f', {self.pruner.status()}'}"
 
     def _not_finite(self, what: str, value: float, rate: float) -> str:
         return (
@@ -219,21 +299,44 @@ class _Run:
         )
 
     def _agreed(self) -> dict[str, Any]:
-        return asdict(self.settings) | {"total": self.total}
+        return asdict(self.settings) | {"total": self.total, "processes": self.processes.count}
+
+    def _share_statistics_(self) -> None:
+        """Give running statistics of norms their mean over all processes."""
+        if self.processes.count == 1:
+            return
+        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        found = self.processes.exchange([buffer.to("cpu") for buffer in buffers])
+        for buffer, values in zip(buffers, zip(*found, strict=True), strict=True):
+            buffer.copy_(torch.stack(values).double().mean(dim=0))
 
     def _save(self) -> None:
-        if self.checkpoint is not None:
+        self._share_statistics_()
+        if self.checkpoint is not None and self.processes.number == 0:
             if self.accelerator.scaler is not None:
                 self.state.scaler = self.accelerator.scaler.state_dict()
+            if self.pruner is not None:
+                self.state.pruning = self.pruner.state_dict()
             save_state(self.checkpoint, self.model, self.optimizer, self.state, self._agreed())
 
 
-def _total_steps(batches: Iterable[Batch], settings: FitSettings) -> int:
+def total_steps(batches: Iterable[Batch], settings: FitSettings, processes: int = 1) -> int:
+    """Return how many steps `fit` takes on these batches.
+
+    Raises:
+        DataError: If there are fewer batches than processes.
+    """
     if settings.max_steps is not None:
         return settings.max_steps
     if settings.epochs == 0:
         return 0
-    return settings.epochs * _length(batches)
+    found = _length(batches)
+    if found < processes:
+        raise DataError(
+            f"asked to train in {processes} processes on {found} batches: each takes one a step. Smaller "
+            "batches, or fewer processes, work."
+        )
+    return settings.epochs * (found // processes)
 
 
 def _length(batches: Iterable[Batch]) -> int:
@@ -263,11 +366,6 @@ def _accelerator(device: torch.device, settings: FitSettings) -> Iterator[Accele
             f"in use with other settings in this process ({error})."
         ) from error
     try:
-        if accelerator.num_processes > 1:
-            raise ConfigError(
-                f"asked to train in {accelerator.num_processes} processes: one works. Start without "
-                "`accelerate launch`."
-            )
         yield accelerator
     finally:
         if not was_set:

@@ -319,3 +319,87 @@ def test_what_is_written_into_between_the_units_is_copied_from_then_on():
     for computed in (4, 8, 8, 8):
         replay()
         assert replay.computed == computed
+
+
+@pytest.mark.parametrize("off", [(), (1,), (0, 3), (0, 1, 2, 3)])
+def test_runs_share_with_a_recorded_call_of_someone_else(off):
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*(Scaled() for _ in range(4))), torch.randn(3, 4)
+    chain = find_units(model, x)
+    replay, ran = Replay(model, chain, None), []
+    with replay.recording(off, x):
+        outputs = model(x)
+    assert outputs.requires_grad == (len(off) < 4)
+    assert not any("forward" in vars(module) for module in model.modules())
+    for index, block in enumerate(model):
+        block.linear.register_forward_hook(lambda *_, index=index: ran.append(index))
+    assert equal([replay(off)], plain(model, chain, x, off))
+    assert ran == [index for index in range(4) if index not in off]
+    ran.clear()
+    for units in chain.removable[::-1]:
+        wanted = set(off) ^ {units}
+        with replay.recording(off, x):
+            model(x)
+        ran.clear()
+        found = replay(wanted)
+        assert ran == [index for index in range(units, 4) if index not in wanted]
+        assert not found.requires_grad
+        assert equal([found], plain(model, chain, x, wanted))
+
+
+@pytest.mark.parametrize("writes", WRITERS)
+@pytest.mark.parametrize("off", [(), (0,), (2,)])
+def test_after_a_recorded_call_networks_that_write_in_place_are_run_right(writes, off):
+    torch.manual_seed(0)
+    model, x = WRITERS[writes](), torch.randn(3, 4)
+    chain, before = find_units(model, x.clone()), x.clone()
+    for wanted in (units for size in range(3) for units in combinations(chain.removable, size)):
+        replay, given = Replay(model, chain, None), x.clone()
+        with replay.recording(off, given), torch.no_grad():
+            recorded = [tensor.clone() for tensor in tensors(model(given))]
+        assert equal(recorded, plain(model, chain, before.clone(), off))
+        assert equal(tensors(replay(wanted)), plain(model, chain, before.clone(), wanted)), wanted
+
+
+class Noisy(nn.Module):
+    """Draws random numbers before its units, in them and after them; its first unit is called twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.4)) for _ in range(4))
+
+    def forward(self, x):
+        x = x + torch.rand_like(x)
+        for layer in (*self.layers, self.layers[0]):
+            x = layer(x) + torch.rand_like(x)
+        return x
+
+
+def test_runs_after_a_recorded_call_draw_its_random_numbers():
+    torch.manual_seed(0)
+    model, x = Noisy(), torch.randn(3, 4)
+    chain = find_units(model.eval(), x)
+    model.train()
+    for off in ((), (1,), (2, 3)):
+        replay = Replay(model, chain, None)
+        with replay.recording(off, x):
+            outputs = model(x)
+        torch.rand(5)
+        assert torch.equal(replay(off), outputs)
+        # There and back.
+        replay({3} ^ set(off))
+        assert torch.equal(replay(off), outputs)
+
+
+def test_a_recorded_call_that_fails_is_not_shared():
+    model, x = nn.Sequential(*(Scaled() for _ in range(3))), torch.randn(3, 4)
+    chain = find_units(model, x)
+    replay = Replay(model, chain, None)
+    with replay.recording((), x):
+        model(x)
+    hook = model[1].register_forward_pre_hook(lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError), replay.recording((), 2 * x):
+        model(2 * x)
+    hook.remove()
+    assert equal([replay(())], plain(model, chain, 2 * x))
+    assert not any("forward" in vars(module) for module in model.modules())

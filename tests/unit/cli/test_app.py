@@ -109,7 +109,7 @@ def test_verbs_that_several_processes_do_not_share_are_refused_in_them(shoal, la
     outcome = shoal(f"{name} {rest}")
     assert outcome.code == 2
     assert f"asked for `shoal {name}` in 2 processes: it works in one" in outcome.err
-    assert "analyze shares its data among several" in outcome.err
+    assert "analyze and train share their data among several" in outcome.err
     assert files() == ["net.py"]
 
 

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from shoal.errors import DataError
-from shoal.training.batchnorm import recalibrate_
+from shoal.training.batchnorm import recalibrate_, untouched_statistics
 
 
 @pytest.fixture
@@ -93,3 +93,36 @@ def test_no_batches_are_refused(net):
 def test_another_error_of_the_network_is_its_own(net):
     with pytest.raises(RuntimeError, match="expected input"):
         recalibrate_(net, [torch.randn(4, 7, 4, 4)])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_untouched_statistics_stay_while_batches_are_normed_as_before(net, training):
+    net.train(training)
+    net[2].eval()
+    x = batch(4)
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    with untouched_statistics(net):
+        found = net(x)
+    assert all(torch.equal(before[name], buffer) for name, buffer in net.named_buffers())
+    assert torch.equal(net(x), found)
+    # From here on they follow again.
+    assert (int(net[1].num_batches_tracked) == 1) == training
+
+
+def test_untouched_statistics_leave_frozen_norms_and_those_without_any_as_they_are():
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.BatchNorm1d(2, track_running_stats=False), nn.BatchNorm1d(2))
+    net[0].running_mean.fill_(3.0)
+    net[0].eval()
+    x = torch.randn(4, 2)
+    with untouched_statistics(net):
+        found = net(x)
+        assert [norm.track_running_stats for norm in net] == [True, False, False]
+    assert [norm.track_running_stats for norm in net] == [True, False, True]
+    assert [norm.training for norm in net] == [False, True, True]
+    assert torch.equal(net(x), found)
+
+
+def test_statistics_are_followed_again_after_an_error(net):
+    with pytest.raises(ZeroDivisionError), untouched_statistics(net):
+        1 / 0  # noqa: B018
+    assert net[1].track_running_stats

@@ -1,0 +1,205 @@
+"""Which gates move, which units leave for good, and how all gates are settled in the end."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from torch import nn
+from torch.optim import Optimizer
+
+from shoal.errors import ShoalWarning
+from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.gate_rules import Gain, attracted, moved
+from shoal.training.gates import Gates
+from shoal.training.unit_prices import UnitPrices
+
+__all__ = ["Decisions"]
+
+# Share of all steps in which a worthless unit loses its gate.
+_TIME_TO_LEAVE = 0.2
+# By what power of e the price changes over the window for a share of 1 too much.
+_HASTE = 100.0
+# Share of the window after which a budget should be met.
+_IN_TIME = 0.6
+
+
+@dataclass(kw_only=True)
+class Decisions:
+    """What becomes of the gates of one run.
+
+    Attributes:
+        gates: The gates.
+        prices: What units have to be worth.
+        settings: How gates are trained.
+        steps: Steps of the whole training.
+        led: Whether prices are led so that a budget is met.
+        optimizer: Which loses the weights of units that leave.
+        gains: Unit → what is known of its gain.
+        influence: Unit → the most that the loss was seen to change with the norm of its last weights.
+        frozen: Whether all gates are settled.
+    """
+
+    gates: Gates
+    prices: UnitPrices
+    settings: ConcurrentSettings
+    steps: int
+    led: bool
+    optimizer: Optimizer | None
+    gains: dict[int, Gain] = field(default_factory=dict)
+    influence: dict[int, float] = field(default_factory=dict)
+    frozen: bool = False
+    _told: set[str] = field(default_factory=set)
+
+    def __post_init__(self) -> None:
+        self.gains = {index: Gain(memory=self.settings.memory) for index in self.gates.theta}
+        self.influence = dict.fromkeys(self.gates.theta, 0.0)
+
+    @property
+    def first(self) -> int:
+        """The last step of the warm-up, after which gates move."""
+        return math.ceil(self.settings.warmup * self.steps)
+
+    @property
+    def last(self) -> int:
+        """The step after which no gate moves."""
+        return min(self.steps, max(self.first + 1, round(self.settings.window * self.steps)))
+
+    @property
+    def worth(self) -> dict[int, float]:
+        """What each unit that is left is worth, as far as is known."""
+        return {index: self.gains[index].mean for index in self.gates.theta}
+
+    def after(self, step: int, gains: Mapping[int, float]) -> list[int]:
+        """Take in what a step has told of gains, and return the units that leave.
+
+        Args:
+            step: Its number, from 1.
+            gains: Unit → its gain on that batch.
+        """
+        # Without a unit, or with it, the loss may overflow: such a batch says nothing of how much.
+        gains = {index: gain for index, gain in gains.items() if math.isfinite(gain)}
+        for index, gain in gains.items():
+            self.gains[index].add(gain)
+        gone: list[int] = []
+        if self.led and step == max(1, self.first):
+            self.prices.start(self.worth)
+        if step > self.first:
+            gone = self._move(step, gains)
+        if step >= self.last or (self.led and self.prices.is_met(self.gates.removed)):
+            gone += self.freeze()
+        return gone
+
+    def freeze(self) -> list[int]:
+        """Settle all gates by what units are worth, and return the units that leave."""
+        going = self._surplus() if self.led else self._unworthy()
+        for index in going:
+            self.gates.remove_(index, self.optimizer)
+        self.gates.theta = dict.fromkeys(self.gates.theta, 1.0)
+        self.frozen = self.gates.settled_for_good = True
+        return going
+
+    def _surplus(self) -> list[int]:
+        return list(self.prices.surplus(self.worth, self.gates.removed))
+
+    def _unworthy(self) -> list[int]:
+        """The units known to be worth less than their price, but for the last of a stage."""
+        short = {index: gain - self.prices.price(index) for index, gain in self.worth.items()}
+        going: list[int] = []
+        for index in sorted(short, key=lambda index: short[index]):
+            if self.gains[index].count and short[index] < 0 and not self._is_last(index, going):
+                going.append(index)
+        return going
+
+    def _move(self, step: int, gains: Mapping[int, float]) -> list[int]:
+        """Move the gates of the units that were asked, and return the units that leave."""
+        gates, prices, settings = self.gates, self.prices, self.settings
+        if self.led:
+            done = (step - self.first) / (self.last - self.first)
+            target = 1 - (1 - prices.goal) * min(1.0, done / _IN_TIME)
+            expected = prices.expected(gates.theta, gates.removed)
+            prices.lead(expected, target, haste=_HASTE / (self.last - self.first))
+        mean = math.fsum(map(prices.price, gates.theta)) / max(1, len(gates.theta))
+        if mean <= 0:
+            return []
+        undecided = sum(theta < 1 for theta in gates.theta.values())
+        for index, gain in gains.items():
+            gates.theta[index] = moved(
+                gates.theta[index],
+                gain,
+                prices.price(index),
+                step=settings.haste * settings.start / (mean * _TIME_TO_LEAVE * self.steps),
+                share=max(1.0, settings.every * undecided / settings.probes),
+                deviation=self.gains[index].deviation,
+            )
+        return self._leaving(gains)
+
+    def _leaving(self, asked: Mapping[int, float]) -> list[int]:
+        """Remove the units whose gates are nearly shut and who are not worth their price; open the gates of
+        others a little.
+        """
+        gates, gone = self.gates, []
+        for index in asked:
+            if gates.theta[index] > self.settings.tolerance:
+                continue
+            if self._goes(index):
+                gates.remove_(index, self.optimizer)
+                gone.append(index)
+            else:
+                gates.theta[index] = self.settings.floor
+        return gone
+
+    def _goes(self, index: int) -> bool:
+        removed = self.gates.removed
+        if self.led and (self.prices.is_met(removed) or self.prices.is_needed(index, removed)):
+            return False
+        if self.settings.condition == "attracted":
+            return self._is_attracted(index) and not self._is_last(index)
+        gain = self.gains[index]
+        highest = gain.mean + self.settings.confidence * gain.error
+        return highest < self.prices.price(index) and not self._is_last(index)
+
+    def _is_attracted(self, index: int) -> bool:
+        weights = _last_weights(self.gates.model, self.gates.chain[index].modules)
+        norm = math.sqrt(math.fsum(float(weight.detach().double().square().sum()) for weight in weights))
+        if norm > 0:
+            self.influence[index] = max(self.influence[index], abs(self.gains[index].mean) / norm)
+        return attracted(
+            self.gates.theta[index],
+            norm,
+            decay=_decay_of(self.optimizer, weights),
+            influence=self.influence[index],
+            price=self.prices.price(index),
+        )
+
+    def _is_last(self, index: int, going: Sequence[int] = ()) -> bool:
+        """Whether a unit has to stay as the last of its stage; warns once of each."""
+        unit = self.gates.chain[index]
+        if not self.prices.is_last(index, {*self.gates.removed, *going}):
+            return False
+        if unit.group not in self._told:
+            self._told.add(unit.group)
+            warnings.warn(
+                f"unit {index} ({unit.name}) stays although it is not worth its price: it is the last of its "
+                "stage. At a lower price, or with a larger budget, others stay too.",
+                ShoalWarning,
+                stacklevel=2,
+            )
+        return True
+
+
+def _last_weights(model: nn.Module, paths: Sequence[str]) -> list[nn.Parameter]:
+    """The parameters of the last module of a unit that has any of its own."""
+    modules = [part for path in paths for part in model.get_submodule(path).modules()]
+    owned = (list(module.parameters(recurse=False)) for module in reversed(modules))
+    return next((own for own in owned if own), [])
+
+
+def _decay_of(optimizer: Optimizer | None, weights: Sequence[nn.Parameter]) -> float:
+    """The weight decay of these parameters; 0 where it is not known."""
+    ids = {id(weight) for weight in weights}
+    groups = () if optimizer is None else optimizer.param_groups
+    of = (group.get("weight_decay", 0.0) for group in groups if ids & {id(p) for p in group["params"]})
+    return max(of, default=0.0)

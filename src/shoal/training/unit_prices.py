@@ -1,0 +1,138 @@
+"""What units cost, and how the price of cost is led so that a budget is met in one run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from shoal.budget import Budget
+from shoal.planners import Requirement, is_enough, remove_in_order
+from shoal.tables import LatencyTable
+from shoal.units import Chain
+
+__all__ = ["UnitPrices"]
+
+# The price may change by so much a step, and no faster.
+_FASTEST = 0.05
+_LOWEST = 1e-6
+
+
+@dataclass
+class UnitPrices:
+    """What each unit costs, as a share of the network, and what has to be left.
+
+    Attributes:
+        chain: The units.
+        requirement: What every unit saves, and what the whole network costs.
+        level: The mean loss that all of the network's cost is worth: a unit's price is its share of it.
+        whole_stages: Whether stages may lose all of their units, as what leads around each of them stays.
+    """
+
+    chain: Chain
+    requirement: Requirement
+    level: float = 0.0
+    whole_stages: bool = False
+
+    @classmethod
+    def of(
+        cls, chain: Chain, budget: Budget, latency: LatencyTable | None = None, *, whole_stages: bool = False
+    ) -> UnitPrices:
+        """Return the prices of a chain.
+
+        Raises:
+            BudgetError: If the budget cannot be met while one unit of each group stays; names the nearest
+                that can.
+        """
+        found = cls(chain, Requirement.of(chain, budget, latency), whole_stages=whole_stages)
+        least = found.requirement.remaining(found.removable(()))
+        gone = "every unit gone" if whole_stages else "one unit of every stage left and every other one gone"
+        found.requirement.check(found.requirement.whole - least, f"with {gone}")
+        return found
+
+    def share(self, index: int) -> float:
+        """Return what part of the network's cost a unit is."""
+        return self.requirement.savings[index] / self.requirement.whole
+
+    def price(self, index: int) -> float:
+        """Return what a unit has to be worth, in mean loss."""
+        return self.level * self.share(index)
+
+    def expected(self, theta: Mapping[int, float], removed: Collection[int]) -> float:
+        """Return the share of the cost that a call in training is expected to have."""
+        shut = math.fsum((1 - theta[index]) * self.requirement.savings[index] for index in theta)
+        return (self.requirement.remaining(removed) - shut) / self.requirement.whole
+
+    @property
+    def goal(self) -> float:
+        """The share that may remain."""
+        return 1 - max(0.0, self.requirement.need) / self.requirement.whole
+
+    def removable(self, removed: Collection[int]) -> tuple[int, ...]:
+        """Return the units that may all go from here; of every group the one that costs least stays, unless
+        whole stages may go.
+        """
+        stay = set()
+        for members in () if self.whole_stages else self.chain.groups.values():
+            left = [index for index in members if index not in removed]
+            if left and all(self.chain[index].removable for index in left):
+                stay.add(min(left, key=lambda index: self.requirement.savings[index]))
+        return tuple(index for index in self.chain.removable if index not in stay and index not in removed)
+
+    def is_last(self, index: int, removed: Collection[int]) -> bool:
+        """Return whether a unit has to stay as the last of its group."""
+        if self.whole_stages:
+            return False
+        members = self.chain.groups[self.chain[index].group]
+        return all(other == index or other in removed for other in members)
+
+    def is_needed(self, index: int, removed: Collection[int]) -> bool:
+        """Return whether the budget could not be met any more once this unit is gone, too: it is a cheap one
+        of its stage, and a dear one would be the last.
+        """
+        gone = {*removed, index}
+        least = self.requirement.remaining(gone.union(self.removable(gone)))
+        return not is_enough(self.requirement.whole - least, self.requirement.need)
+
+    def is_met(self, removed: Collection[int]) -> bool:
+        """Return whether what is left meets the budget."""
+        return is_enough(self.requirement.whole - self.requirement.remaining(removed), self.requirement.need)
+
+    def start(self, gains: Mapping[int, float]) -> None:
+        """Set the level at which the units that are worth least for their cost leave, as many as the budget
+        asks for.
+        """
+        worths = {index: max(gain, 0.0) / max(self.share(index), _LOWEST) for index, gain in gains.items()}
+        going = self.surplus(gains, ())
+        highest = max(worths.values(), default=0.0)
+        # Where units still add nothing, the price of those that do says what is little.
+        self.level = max([_LOWEST, 0.01 * highest, *(worths[index] for index in going)])
+
+    def lead(self, expected: float, target: float, *, haste: float) -> None:
+        """Raise the level while more is expected to remain than should.
+
+        It never falls: several gates that are half open would meet a budget together, and stay so.
+
+        Args:
+            expected: Share of the cost that is expected to remain.
+            target: Share that should remain by now.
+            haste: How much the level's logarithm changes a step for a share of 1.
+        """
+        change = haste * (expected - target)
+        self.level *= math.exp(min(_FASTEST, max(0.0, change)))
+
+    def surplus(self, gains: Mapping[int, float], removed: Collection[int]) -> tuple[int, ...]:
+        """Return the units that have to go for the budget: those worth least for what they cost.
+
+        Args:
+            gains: Unit → its gain, of those that are left.
+            removed: Those that have left.
+        """
+        need = self.requirement.need - math.fsum(self.requirement.savings[index] for index in set(removed))
+        order = sorted(gains, key=lambda index: (gains[index] / max(self.share(index), 1e-12), index))
+        free, gone = [], set(removed)
+        for index in order:
+            if not (self.is_last(index, gone) or self.is_needed(index, gone)):
+                free.append(index)
+                gone.add(index)
+        return remove_in_order(free, self.requirement.savings, need)

@@ -1,0 +1,80 @@
+import json
+
+import pytest
+
+from shoal import load
+from shoal.training import fitting
+
+TRAIN = "train net.py:make --data digits:train --num-samples 96 --batch-size 32 --epochs 4 -o small"
+
+
+def test_training_ends_with_a_verified_folder_of_the_size_asked_for(shoal, place, files):
+    outcome = shoal(f"{TRAIN} --budget units=4 --eval-data digits:test")
+    assert outcome.code == 0
+    assert "written to small" in outcome.err
+    assert "training compute" in outcome.err
+    record = json.loads((place / "small" / "shoal.json").read_text())
+    assert record["plan"]["method"] == "concurrent"
+    assert record["training"]["pruning"]["units"] == 4
+    assert record["training"]["steps"] == 12
+    assert "accuracy" in record["after"]["quality"]
+    assert files() == ["net.py", "small"]
+    assert load("small") is not None
+
+
+def test_json_is_one_document(shoal):
+    found = shoal(f"{TRAIN} --price 0.1 --json").json
+    assert found["plan"]["budget"] is None
+    assert found["training"]["pruning"]["price"] == 0.1
+    assert found["verification"]["passed"]
+
+
+def test_the_whole_network_is_trained_as_a_control(shoal):
+    found = shoal(f"{TRAIN} --method dense --fresh --optimizer adamw --lr 0.001 --augment --json").json
+    assert found["plan"]["method"] == "dense"
+    assert found["training"]["pruning"] is None
+    assert found["training"]["fresh_weights"] is True
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(shoal, place, monkeypatch):
+    step, taken = fitting._Run._step, []
+
+    def interrupt(self, batch):
+        taken.append(1)
+        if len(taken) == 8:
+            raise KeyboardInterrupt
+        self.settings.__dict__["checkpoint_every"] = 1
+        return step(self, batch)
+
+    monkeypatch.setattr(fitting._Run, "_step", interrupt)
+    assert shoal(f"{TRAIN} --budget units=4").code == 130
+    assert not (place / "small").exists()
+    assert (place / "small.train.safetensors").exists()
+
+
+def test_the_settings_are_listed(shoal):
+    outcome = shoal("train --list-settings")
+    assert outcome.code == 0
+    assert "confidence" in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("", "one of them works"),
+        ("--budget units=4 --price 0.1", "one of them works"),
+        ("--budget units=4 --method dens", "the nearest is 'dense'"),
+        ("--budget units=4 --preset papr", "the preset 'papr'"),
+        ("--budget units=4 --set prob=3", "the nearest is 'probes'"),
+        ("--method dense --set probes=3", "it has no gates"),
+        ("--method dense --budget units=4", "asked for budget with the method dense"),
+        ("--budget macs=0.001", "the least that can be asked for"),
+        ("--budget units=4 --lr 0", "lr=0.0"),
+        ("--budget units=4 --optimizer adam", "adamw and sgd work"),
+    ],
+)
+def test_wrong_requests_say_what_would_work(shoal, files, typed, message):
+    outcome = shoal(f"{TRAIN} {typed}")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert files() == ["net.py"]

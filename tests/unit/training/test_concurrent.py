@@ -1,0 +1,400 @@
+import json
+import random
+import warnings
+from copy import deepcopy
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+import shoal
+from gated import Toy, digits, equal, mean_loss, random_batches, train
+from networks import NETWORKS, gpt2, llama
+from shoal.errors import BudgetError, ConfigError, DataError
+from shoal.training.concurrent import ConcurrentPruner
+from shoal.training.concurrent_settings import ConcurrentSettings
+
+X = torch.zeros(2, 64)
+
+
+def sgd(net):
+    return torch.optim.SGD(net.parameters(), lr=0.02, momentum=0.9, weight_decay=5e-4)
+
+
+def adamw(net):
+    return torch.optim.AdamW(net.parameters(), lr=2e-3)
+
+
+def start(steps, *, depth=6, make=sgd, seed=0, settings=None, **asked):
+    """A toy, its optimiser, and its pruner."""
+    torch.manual_seed(seed)
+    net = Toy(depth)
+    optimizer = make(net)
+    chosen = ConcurrentSettings(**{"seed": seed, "memory": 0.9} | (settings or {}))
+    return (
+        net,
+        optimizer,
+        ConcurrentPruner(net, X, steps=steps, optimizer=optimizer, settings=chosen, **asked),
+    )
+
+
+def run(steps, **asked):
+    """Train to the end; return the pruner and the small network."""
+    net, optimizer, pruner = start(steps, **asked)
+    train(net, random_batches(steps), optimizer, pruner)
+    return pruner, pruner.finish()
+
+
+@pytest.fixture(scope="module")
+def by_price():
+    """Price → pruner and small network, after a few hundred steps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {price: run(300, price=price) for price in (0.0, 0.1, 0.3, 30.0)}
+
+
+def test_all_gates_end_at_0_or_1(by_price):
+    for pruner, _ in by_price.values():
+        assert set(pruner.gates.theta.values()) == {1.0}
+        assert sorted([*pruner.gates.theta, *pruner.removed]) == list(range(6))
+
+
+def test_the_higher_the_price_the_shallower_the_network(by_price):
+    depths = [len(small.blocks) for _, small in by_price.values()]
+    assert depths == sorted(depths, reverse=True)
+    assert depths[0] > depths[2] >= depths[3] == 1
+
+
+@pytest.mark.parametrize("price", [0.1, 0.3])
+def test_survivors_are_worth_their_price_on_the_data_of_training(price):
+    net, optimizer, pruner = start(300, price=price, settings={"memory": 0.95})
+    train(net, random_batches(300)[: pruner.decisions.last], optimizer, pruner)
+    assert pruner.decisions.frozen
+    x, y = digits()
+    plain, gone = deepcopy(net).eval(), pruner.removed
+    whole = mean_loss(plain, pruner.chain, x, y, gone)
+    gains = [mean_loss(plain, pruner.chain, x, y, {index, *gone}) - whole for index in pruner.gates.theta]
+    assert 1 < len(gains) < 6
+    # By single batches of 32 the pruner has judged.
+    assert min(gains) >= 0.7 * pruner.prices.price(0)
+
+
+def test_the_result_is_that_of_apply_with_the_plan(by_price):
+    pruner, small = by_price[0.3]
+    plan = shoal.Plan.from_json(pruner.plan().to_json())
+    torch.manual_seed(0)
+    fresh = shoal.apply(Toy(6), plan)
+    assert type(small) is Toy
+    assert fresh.state_dict().keys() == small.state_dict().keys()
+    fresh.load_state_dict(small.state_dict())
+    x = digits()[0][:9]
+    assert torch.equal(fresh.eval()(x), small.eval()(x))
+    assert torch.equal(pruner.model.eval()(x), small(x))
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.modules())
+    assert plan.predicted["steps"] == 300
+    assert plan.predicted["training_macs_saved"] == pruner.progress().saved > 0
+
+
+def test_the_same_seed_gives_the_same_result_bit_for_bit_and_another_one_other_draws():
+    results = []
+    for seed in (0, 0, 1):
+        net, optimizer, pruner = start(60, budget="units=3", settings={"seed": seed})
+        offs = []
+        for batch in random_batches(60):
+            train(net, [batch], optimizer, pruner)
+            offs.append(pruner.gates.off)
+        results.append((offs, pruner.removed, dict(net.state_dict())))
+    assert results[0][:2] == results[1][:2]
+    assert equal(results[0][2], results[1][2])
+    assert results[0][0] != results[2][0]
+
+
+@pytest.mark.parametrize(
+    ("budget", "most"),
+    [("units=1", 1), ("units=3", 3), ("units=0.5", 3), ("params=0.6", 3), ("macs=0.6", 3), ("macs=1.0", 6)],
+)
+@pytest.mark.parametrize("steps", [1, 2, 40])
+@pytest.mark.filterwarnings("ignore:unit . .* stays although")
+def test_a_budget_is_met(budget, most, steps):
+    pruner, small = run(steps, budget=budget)
+    asked = shoal.Budget.parse(budget)
+    assert len(small.blocks) == most
+    measured = shoal.measure(small, X)
+    found = {"units": len(small.blocks), "params": measured.params, "macs": measured.macs}[asked.quantity]
+    whole = {"units": 6, "params": pruner.chain.params, "macs": pruner.chain.macs}[asked.quantity]
+    assert found <= asked.allowance(whole)
+    progress = pruner.progress()
+    assert progress.remaining == pytest.approx(found / whole) == pytest.approx(progress.expected)
+    assert (progress.step, progress.units) == (steps, most)
+
+
+def test_a_budget_that_cannot_be_met_is_refused_with_the_nearest():
+    with pytest.raises(
+        BudgetError, match=r"asked for macs=0.01: with one unit of every stage left"
+    ) as raised:
+        start(10, budget="macs=0.01")
+    nearest = str(raised.value).rpartition(" ")[2].rstrip(".")
+    assert len(run(4, budget=nearest)[1].blocks) == 1
+
+
+def test_at_too_high_a_price_one_unit_of_a_stage_stays_with_a_warning():
+    with pytest.warns(UserWarning, match="stays although it is not worth its price"):
+        _, small = run(40, price=1e6)
+    assert len(small.blocks) == 1
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({}, "budget=None and price=None: one of them works"),
+        ({"budget": "units=2", "price": 0.1}, "budget=units=2 and price=0.1"),
+        ({"price": -1.0}, "asked for a price of -1.0"),
+        ({"price": float("nan")}, "asked for a price of nan"),
+        ({"price": 0.1, "steps": 0}, "a training of 0 steps: 1 or more works"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(asked, message):
+    net = Toy(3)
+    with pytest.raises(ConfigError, match=message):
+        ConcurrentPruner(net, X, **{"steps": 10} | asked)
+    assert not any((net._forward_hooks, net._forward_pre_hooks))
+
+
+def test_a_loss_that_is_not_finite_is_told_and_nothing_is_removed():
+    net, optimizer, pruner = start(100, price=0.1, settings={"warmup": 0.0})
+    train(net, random_batches(3), optimizer, pruner)
+    theta = dict(pruner.gates.theta)
+    x, y = random_batches(1)[0]
+    x[0, 0] = float("nan")
+    with pytest.raises(DataError, match=r"at step 3 \(from 0\) the loss is nan. Nothing was removed"):
+        train(net, [(x, y)], optimizer, pruner)
+    assert (pruner.removed, pruner.gates.theta, pruner.done) == ((), theta, 3)
+
+
+@pytest.mark.parametrize("mode", ["never", "evaluated", "without gradients", "twice"])
+def test_a_step_without_a_call_is_refused(mode):
+    net, _, pruner = start(100, price=0.1, settings={"warmup": 0.0})
+    batch = random_batches(1)[0]
+    if mode == "evaluated":
+        net.eval()(batch[0])
+    elif mode == "without gradients":
+        with torch.no_grad():
+            net(batch[0])
+    elif mode == "twice":
+        cross_entropy(net(batch[0]), batch[1]).backward()
+        pruner.step(batch)
+    with pytest.raises(ConfigError, match="was not called in training mode since the last step"):
+        pruner.step(batch)
+
+
+def test_a_step_without_labels_is_refused():
+    net, _, pruner = start(100, price=0.1, settings={"warmup": 0.0})
+    net(random_batches(1)[0][0])
+    with pytest.raises(DataError, match="nothing to compute a loss from. Pass the batch"):
+        pruner.step()
+
+
+def through_file(state, path):
+    torch.save(state, path)
+    return torch.load(path, weights_only=True)
+
+
+def through_json(state, path):
+    rest = json.loads(json.dumps({key: value for key, value in state.items() if key != "generator"}))
+    return rest | {"generator": state["generator"]}
+
+
+@pytest.mark.parametrize(("carried", "make"), [(through_file, sgd), (through_json, adamw)])
+@pytest.mark.parametrize(
+    ("stop", "asked"),
+    [
+        (0, {"budget": "units=2"}),
+        (9, {"budget": "units=2"}),
+        (30, {"budget": "units=2"}),
+        (50, {"budget": "macs=0.6"}),
+        (40, {"price": 0.5}),
+        (40, {"price": 0.5, "settings": {"estimator": "slope", "condition": "attracted"}}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:unit . .* stays although")
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, carried, make, stop, asked):
+    batches = random_batches(60)
+    net, optimizer, pruner = start(60, make=make, **deepcopy(asked))
+    train(net, batches[:stop], optimizer, pruner)
+    saved = deepcopy([net.state_dict(), optimizer.state_dict()])
+    state = carried(pruner.state_dict(), tmp_path / "state.pt")
+    train(net, batches[stop:], optimizer, pruner)
+
+    again, fresh, resumed = start(60, make=make, seed=0, **deepcopy(asked))
+    random.seed(7)
+    torch.manual_seed(7)
+    resumed.load_state_dict(state)
+    again.load_state_dict(saved[0])
+    fresh.load_state_dict(saved[1])
+    train(again, batches[stop:], fresh, resumed)
+    assert equal(dict(again.state_dict()), dict(net.state_dict()))
+    assert resumed.gates.theta == pruner.gates.theta
+    assert resumed.gates.removed == pruner.gates.removed
+    assert resumed.progress() == pruner.progress()
+    assert resumed.decisions.worth == pruner.decisions.worth
+    assert equal(dict(resumed.finish().state_dict()), dict(pruner.finish().state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"steps": 61}, "steps 60 -> 61"),
+        ({"budget": "units=3"}, "budget 'units=2' -> 'units=3'"),
+        ({"settings": {"probes": 2}}, "probes 1 -> 2"),
+        ({"settings": {"probes": 2, "every": 3}}, "probes 1 -> 2, every 1 -> 3"),
+    ],
+)
+def test_a_run_is_not_resumed_with_other_settings(changed, message):
+    asked = {"steps": 60, "budget": "units=2"}
+    _, _, pruner = start(**asked)
+    _, _, other = start(**asked | changed)
+    with pytest.raises(ConfigError, match=f"with other settings: {message}"):
+        other.load_state_dict(pruner.state_dict())
+
+
+@pytest.mark.parametrize("estimator", ["flip", "slope"])
+@pytest.mark.parametrize("condition", ["measured", "attracted"])
+@pytest.mark.parametrize("make", [sgd, adamw])
+def test_every_estimator_and_condition_runs_to_the_end(estimator, condition, make):
+    settings = {"estimator": estimator, "condition": condition, "probes": 2, "every": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pruner, small = run(80, price=0.3, make=make, settings=settings)
+    assert set(pruner.gates.theta.values()) == {1.0}
+    assert len(small.blocks) == 6 - len(pruner.removed)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in small.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in pruner.model.modules())
+
+
+@pytest.mark.parametrize("estimator", ["flip", "slope"])
+def test_a_copy_of_the_network_in_training_has_nothing_to_do_with_the_run(estimator):
+    found = []
+    for copied in (False, True):
+        net, _, pruner = start(40, budget="units=2", settings={"estimator": estimator, "warmup": 0.0})
+        copy = deepcopy(net)
+        x, y = random_batches(1)[0]
+        loss = cross_entropy(net(x), y)
+        if copied:
+            # Between the call and its step.
+            assert torch.equal(copy.train()(x), copy(x))
+            cross_entropy(copy(2 * x), y).backward()
+        loss.backward()
+        pruner.step((x, y))
+        found.append((pruner.decisions.worth, pruner.gates.calls))
+    assert found[0] == found[1]
+    assert any(found[0][0].values())
+
+
+def test_evaluation_in_the_middle_of_a_run_changes_nothing():
+    nets = []
+    for evaluated in (False, True):
+        net, optimizer, pruner = start(40, budget="units=2")
+        for batch in random_batches(40):
+            train(net, [batch], optimizer, pruner)
+            if evaluated:
+                with torch.no_grad():
+                    net.eval()(batch[0])
+        nets.append(net)
+    assert equal(dict(nets[0].state_dict()), dict(nets[1].state_dict()))
+
+
+def test_what_is_saved_is_counted_by_hand():
+    net, optimizer, pruner = start(30, budget="units=4", settings={"warmup": 0.0, "probes": 2})
+    unit, ran, replays, blocks = pruner.chain[0].macs, 0, [], []
+    stem = pruner.chain.macs - 6 * unit
+    for block in net.blocks:
+        block.first.register_forward_hook(lambda *_: blocks.append(1))
+    inner = pruner.gates.replayed
+    pruner.gates.replayed = lambda off: replays.append(off) or inner(off)
+    for x, y in random_batches(30):
+        blocks.clear()
+        replays.clear()
+        loss = cross_entropy(net(x), y)
+        # A step of training takes three times its forward pass, a question one from the unit on.
+        ran += 3 * (stem + len(blocks) * unit)
+        blocks.clear()
+        loss.backward()
+        pruner.step((x, y))
+        ran += len(replays) * stem + len(blocks) * unit
+        optimizer.step()
+        optimizer.zero_grad()
+    assert 0 < pruner.progress().saved == pytest.approx(1 - ran / (3 * pruner.chain.macs * 30), abs=0.01)
+
+
+@pytest.mark.parametrize("make", [llama, gpt2])
+@pytest.mark.parametrize("granularity", ["block", "sublayer"])
+@pytest.mark.parametrize("estimator", ["flip", "slope"])
+@pytest.mark.filterwarnings("ignore:unit . .* stays although")
+def test_language_models_are_pruned_by_their_own_loss(make, granularity, estimator):
+    pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model, inputs = make()
+    model.config.use_cache = False
+    optimizer = adamw(model)
+    pruner = ConcurrentPruner(
+        model,
+        inputs,
+        steps=12,
+        budget="units=0.5",
+        optimizer=optimizer,
+        granularity=granularity,
+        settings=ConcurrentSettings(probes=2, estimator=estimator),
+    )
+    model.train()
+    for _ in range(12):
+        model(**inputs, labels=inputs["input_ids"]).loss.backward()
+        pruner.step()
+        optimizer.step()
+        optimizer.zero_grad()
+    small = pruner.finish().eval()
+    assert len(pruner.removed) == len(pruner.chain) / 2
+    assert type(small) is type(model)
+    again = shoal.find_units(small, inputs, granularity=granularity)
+    assert len(again) == len(pruner.chain) / 2
+    with torch.no_grad():
+        assert torch.equal(small(**inputs).logits, model.eval()(**inputs).logits)
+        small.generate(inputs["input_ids"], max_new_tokens=2, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("name", ["residual", "attributes", "vgg", "convnext"])
+@pytest.mark.filterwarnings("ignore:unit . .* stays although")
+def test_convolutional_networks_are_pruned(name):
+    net, x = NETWORKS[name]()
+    optimizer = sgd(net)
+    pruner = ConcurrentPruner(net, x, steps=8, price=0.5, optimizer=optimizer)
+    train(net, [(x, torch.arange(2))] * 8, optimizer, pruner)
+    small = pruner.finish().eval()
+    assert torch.equal(small(x), net.eval()(x))
+
+
+def test_a_run_that_stops_early_is_settled_by_what_is_known():
+    net, optimizer, pruner = start(100, budget="units=2", settings={"warmup": 0.0})
+    train(net, random_batches(30), optimizer, pruner)
+    assert len(pruner.finish().blocks) == 2
+
+
+def test_closing_gates_no_more():
+    net, _, pruner = start(100, price=0.1, settings={"estimator": "slope"})
+    pruner.close()
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+def test_a_loss_of_ones_own_is_used():
+    net, _, pruner = start(
+        20, price=0.0, loss=lambda outputs, labels: (outputs - 1).square().mean(), settings={"warmup": 0.0}
+    )
+    x, _ = random_batches(1)[0]
+    pruner.gates.draw = frozenset
+    (net(x) - 1).square().mean().backward()
+    plain = deepcopy(net)
+    pruner.step((x, None))
+    ((index, gain),) = ((i, g) for i, g in pruner.decisions.gains.items() if g.count)
+    with torch.no_grad(), shoal.architectures.bypassed(plain, pruner.chain, [index]):
+        without = (plain(x) - 1).square().mean()
+    with torch.no_grad():
+        assert gain.mean == pytest.approx((without - (plain(x) - 1).square().mean()).item(), abs=1e-6)

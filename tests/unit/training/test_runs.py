@@ -1,0 +1,168 @@
+import pytest
+import torch
+from torch import nn
+
+from networks import NETWORKS
+from shoal import Budget, find_units
+from shoal.errors import BudgetError, ConfigError, DataError, UnknownArchitectureError
+from shoal.training import FitSettings, TrainingResult, fitting, train
+from shoal.training.runs import METHODS
+
+X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(24) % 3
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Linear(6, 6)
+        self.norm = nn.BatchNorm1d(6)
+
+    def forward(self, x):
+        return x + torch.relu(self.norm(self.inner(x)))
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(*(Block() for _ in range(5)), nn.Dropout(0.2), nn.Linear(6, 3))
+
+
+def data():
+    return [(X[i : i + 6], Y[i : i + 6]) for i in range(0, 24, 6)]
+
+
+def run(model=None, **options) -> TrainingResult:
+    chosen = {"budget": "units=3", "fit_settings": FitSettings(epochs=10, lr=0.02, warmup=0.0)} | options
+    return train(model or network(), data(), example=X[:1], **chosen)
+
+
+def weights(model):
+    return torch.cat([value.flatten().double() for value in model.state_dict().values()])
+
+
+def test_training_ends_with_an_ordinary_network_of_the_size_asked_for():
+    before = network()
+    kept = weights(before)
+    found = run(before)
+    assert len(find_units(found.model, X[:1])) == 3
+    assert type(found.model) is nn.Sequential
+    assert not found.model._forward_hooks
+    assert not found.model._forward_pre_hooks
+    assert not found.model.training
+    assert torch.equal(weights(before), kept), "what came in stays as it was"
+    assert set(found.plan.predicted["removed_at"]) == {str(index) for index in found.plan.removed}
+    assert found.progress.units == 3
+    assert found.report.steps == 40
+
+
+def test_the_control_trains_the_whole_network():
+    found = run(method="dense", budget=None)
+    assert found.plan.removed == ()
+    assert found.progress is None
+    assert len(find_units(found.model, X[:1])) == 5
+
+
+def test_fresh_weights_are_drawn_by_the_seed():
+    settings = FitSettings(epochs=0, seed=3)
+    options = {"method": "dense", "budget": None, "fit_settings": settings}
+    first, second, given = run(fresh=True, **options), run(fresh=True, **options), run(**options)
+    assert torch.equal(weights(first.model), weights(second.model))
+    assert not torch.equal(first.model[0].inner.weight, given.model[0].inner.weight)
+
+
+class Stopped(BaseException):
+    pass
+
+
+@pytest.fixture(scope="module")
+def unbroken():
+    settings = FitSettings(epochs=15, lr=0.02, warmup=0.0, checkpoint_every=1)
+    return settings, run(fit_settings=settings)
+
+
+@pytest.mark.parametrize("place", ["first step", "before a removal", "removal", "after it", "last step"])
+def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path, monkeypatch, unbroken, place):
+    settings, whole = unbroken
+    at = min(whole.plan.predicted["removed_at"].values())
+    stops = {"first step": 1, "before a removal": at - 1, "removal": at, "after it": at + 1, "last step": 59}
+    step, done, stop = fitting._Run._step, [], stops[place]
+
+    def breaking(self, batch):
+        done.append(1)
+        if len(done) > stop:
+            raise Stopped
+        return step(self, batch)
+
+    path = tmp_path / "state"
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting._Run, "_step", breaking)
+        with pytest.raises(Stopped):
+            run(fit_settings=settings, checkpoint=path)
+    found = run(fit_settings=settings, checkpoint=path, resume=True)
+    assert found.report.resumed_at == stop
+    assert found.plan == whole.plan
+    assert found.plan.predicted == whole.plan.predicted
+    assert torch.equal(weights(found.model), weights(whole.model))
+
+
+def test_a_run_that_stops_leaves_no_hooks_on_the_network(monkeypatch):
+    made = []
+    init = fitting._Run.__post_init__
+
+    def noted(self):
+        made.append(self.model)
+        init(self)
+
+    monkeypatch.setattr(fitting._Run, "__post_init__", noted)
+    monkeypatch.setattr(fitting._Run, "_step", lambda self, batch: (_ for _ in ()).throw(Stopped))
+    with pytest.raises(Stopped):
+        run()
+    assert not made[0]._forward_hooks
+
+
+def test_other_budgets_do_not_resume(tmp_path):
+    path = tmp_path / "state"
+    run(checkpoint=path)
+    with pytest.raises(ConfigError, match="with other settings: purpose"):
+        run(checkpoint=path, resume=True, budget="units=4")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"method": "concurent"}, ConfigError, "the nearest is 'concurrent'"),
+        ({"budget": None}, ConfigError, "budget=None and price=None: one of them works"),
+        ({"price": 0.1}, ConfigError, "one of them works"),
+        ({"price": -1.0, "budget": None}, ConfigError, "a price of -1.0"),
+        ({"method": "dense"}, ConfigError, "asked for budget with the method dense"),
+        ({"budget": Budget.parse("macs=0.01")}, BudgetError, "one unit of every stage left"),
+        ({"model": nn.Sequential(nn.Linear(6, 3))}, UnknownArchitectureError, "the removable units of"),
+    ],
+)
+def test_requests_that_cannot_be_met_are_refused(options, error, message):
+    with pytest.raises(error, match=message):
+        run(**options)
+
+
+def test_data_without_anything_to_learn_is_refused():
+    with pytest.raises(DataError, match="no loss can be computed"):
+        train(network(), [X[:6]], example=X[:1], budget="units=3", fit_settings=FitSettings(epochs=1))
+
+
+def test_every_way_has_a_line_of_help():
+    assert all(METHODS.values())
+
+
+@pytest.mark.parametrize("name", ["residual", "vit", "pairs"])
+def test_networks_of_every_make_are_trained(name):
+    model, example = NETWORKS[name]()
+    outputs = model(*example) if isinstance(example, tuple) else model(example)
+    if not isinstance(outputs, torch.Tensor):
+        pytest.skip("no plain output to take a loss of")
+    labels = torch.zeros_like(outputs)
+    chain = find_units(model, example)
+    budget = f"units={len(chain) - 1}"
+    found = train(
+        model, [(example, labels)] * 4, example=example, budget=budget, fit_settings=FitSettings(epochs=3)
+    )
+    assert len(found.plan.removed) == 1
