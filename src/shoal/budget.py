@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -14,6 +15,8 @@ __all__ = ["Budget", "Quantity"]
 Quantity = Literal["units", "params", "macs", "latency"]
 QUANTITIES: tuple[str, ...] = get_args(Quantity)
 _SUFFIXES = {"k": 1e3, "m": 1e6, "g": 1e9, "ms": 1e-3, "s": 1.0, "us": 1e-6}
+# How far above it a number may be rounded, relative: shares are rounded themselves.
+_SLACK = 1e-9
 _FORMS = "units=20, params=0.7, macs=0.5, latency=0.6, latency=12ms, macs=60M"
 
 
@@ -99,9 +102,41 @@ class Budget:
         """Return the most that may remain of `original`, in its unit (numbers, or seconds)."""
         return self.limit * original if self.relative else self.limit
 
+    def nearest(self, remains: float, original: float) -> Budget:
+        """Return the tightest budget of the same form that so much meets.
+
+        Shares and seconds are rounded up to three digits. What is nothing leaves a 1000th, as no budget is
+        zero.
+
+        Args:
+            remains: What remains, in the unit of `original`.
+            original: All that there was.
+
+        Example:
+            >>> str(Budget.parse("latency=0.1").nearest(0.12341, 1.0))
+            'latency=0.124'
+        """
+        remains = max(remains, original / 1000)
+        if self.relative:
+            limit = min(_rounded_up(remains / original), 1.0)
+        elif self.quantity == "latency":
+            limit = _rounded_up(remains)
+        else:
+            limit = float(math.ceil(remains))
+        return Budget(quantity=self.quantity, limit=limit, relative=self.relative)
+
     def __str__(self) -> str:
         if self.relative:
             return f"{self.quantity}={self.limit!r}"
         if self.quantity == "latency":
             return f"{self.quantity}={self.limit:g}s"
         return f"{self.quantity}={self.limit:.0f}"
+
+
+def _rounded_up(value: float) -> float:
+    """Return `value` with three significant digits, not below it."""
+    if value <= 0:
+        return 0.0
+    places = 2 - math.floor(math.log10(value))
+    # The slack keeps 0.137 from becoming 0.138 by its binary rounding.
+    return float(f"{math.ceil(value * 10.0**places * (1 - _SLACK)) / 10.0**places:.3g}")

@@ -36,7 +36,16 @@ from shoal.training import HealSettings
 from shoal.training import heal as heal_model
 from shoal.units import Granularity
 
-__all__ = ["Output", "analyze", "choose_plan", "compress", "make_plan", "make_request"]
+__all__ = [
+    "Output",
+    "analyze",
+    "check_healing",
+    "choose_plan",
+    "compress",
+    "make_plan",
+    "make_request",
+    "unhealed",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,6 +226,7 @@ def compress(
         ShoalError: As `make_plan`, `apply`, `heal`, `save` and `verify` do; nothing half-written is
             left behind.
     """
+    check_healing(heal)
     if isinstance(output, (str, Path)):
         output = Output(folder=Path(output))
     if output is not None:
@@ -241,10 +251,9 @@ def compress(
         if output is not None and plan.merges:
             check_format(small, output.format)
         check_equal(model, plan, small, request.example)
-    if heal is None and plan.merges:
-        # What flows through the batch norms is not what it was; after merging they are gone.
-        heal = HealSettings(epochs=0)
-    if heal is not None:
+    if heal is None:
+        small = unhealed(plan, small, train)
+    else:
         small = heal_model(
             small,
             train,
@@ -287,6 +296,33 @@ def compress(
         after=after,
         certificate=certificate,
     )
+
+
+def check_healing(heal: object) -> None:
+    """Check that settings of healing are such.
+
+    Raises:
+        ConfigError: If they are something else.
+    """
+    if heal is not None and not isinstance(heal, HealSettings):
+        raise ConfigError(
+            f"asked to heal with {heal!r}: shoal.HealSettings works, such as HealSettings(epochs=1), or None "
+            "for not at all."
+        )
+
+
+def unhealed(plan: Plan, small: nn.Module, batches: Iterable[Batch]) -> nn.Module:
+    """Return what is handed back of a network that is not to be healed, convolutions still apart.
+
+    Where convolutions merge, that is a copy whose batch norms have new statistics: what flows through them is
+    not what it was, and after merging they are gone. Other networks stay as they are.
+
+    Args:
+        plan: What was done.
+        small: What `expand` made of the network by it.
+        batches: For the statistics.
+    """
+    return heal_model(small, batches, plan=plan, settings=HealSettings(epochs=0)) if plan.merges else small
 
 
 def make_request(

@@ -164,6 +164,11 @@ class Plan:
             )
 
     @property
+    def of_layers(self) -> bool:
+        """Whether its units are single convolutions, which may merge."""
+        return self.model.inputs is not None
+
+    @property
     def left(self) -> int:
         """How many units are left; of layers that are merged, how many convolutions."""
         if self.merges:

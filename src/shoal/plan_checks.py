@@ -143,7 +143,9 @@ def _check_merges(model: ModelSummary, steps: Sequence[Merge]) -> None:
                 f"{list(step.layers)}: of its {len(units)} layers, those behind the step before are "
                 f"{list(units[end:])[:4]}…. Make the plan anew."
             )
-        if list(step.kept) != [index for index in step.segment if index in step.kept]:
+        if any(type(index) is not int for index in step.kept) or list(step.kept) != [
+            index for index in step.segment if index in step.kept
+        ]:
             raise PlanError(
                 f"asked to use a plan that keeps {list(step.kept)} of the layers {step.segment}: each is "
                 "kept once, in forward order. Make the plan anew."

@@ -11,6 +11,10 @@ from shoal.units import Removal, Segment, Unit
 
 __all__ = ["Merge", "Remove", "Step", "step_from"]
 
+# What a merge's JSON has to hold.
+_MERGE_KINDS: dict[str, type] = {"start": int, "stop": int, "fused": bool, "added": str}
+_TOLD = {int: "a whole number", bool: "true or false", str: "text"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Remove:
@@ -105,13 +109,15 @@ def step_from(fields: Mapping[str, Any]) -> Step:
     """
     op = fields["op"]
     if op == "merge":
+        for name, kind in _MERGE_KINDS.items():
+            _check_kind(name, fields[name], kind)
         return Merge(
-            start=int(fields["start"]),
-            stop=int(fields["stop"]),
+            start=fields["start"],
+            stop=fields["stop"],
             kept=tuple(fields["kept"]),
             layers=tuple(fields["layers"]),
-            fused=bool(fields["fused"]),
-            added=str(fields["added"]),
+            fused=fields["fused"],
+            added=fields["added"],
         )
     if op != "remove":
         raise PlanError(f"asked to read a plan with a step {op!r}: this shoal knows 'remove' and 'merge'.")
@@ -127,3 +133,12 @@ def step_from(fields: Mapping[str, Any]) -> Step:
         removal=cast(Removal, fields["removal"]),
         outputs=fields["outputs"],
     )
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    # True is an integer to Python.
+    if type(value) is not kind:
+        raise PlanError(
+            f"asked to read a plan that merges layers with {name}={value!r}: {_TOLD[kind]} works. Make the "
+            "plan anew."
+        )

@@ -97,3 +97,13 @@ def test_a_share_outside_its_range_is_refused(text):
 def test_nothing_cannot_be_what_remains(text):
     with pytest.raises(BudgetError, match="must be more than nothing"):
         Budget.parse(text)
+
+
+@pytest.mark.parametrize("budget", ["units=3", "macs=5", "params=0.4", "latency=0.4", "latency=1ms"])
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1234, 0.474, 0.99961, 1.0])
+def test_the_nearest_budget_is_of_the_same_form_and_is_met(budget, share):
+    asked, original = Budget.parse(budget), 2_000.0
+    nearest = asked.nearest(share * original, original)
+    assert (nearest.quantity, nearest.relative) == (asked.quantity, asked.relative)
+    assert share * original <= nearest.allowance(original) * (1 + 1e-9)
+    assert nearest.allowance(original) <= max(1.01 * share * original + 1, 0.001 * original)

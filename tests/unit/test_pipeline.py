@@ -199,3 +199,26 @@ def test_a_folder_is_analysed_without_being_loaded(small_llama, text, tmp_path):
 def test_a_loaded_network_is_not_streamed(small_llama, text):
     with pytest.raises(ConfigError, match="this network is loaded"):
         shoal.analyze(small_llama, text, stream=StreamSettings())
+
+
+@pytest.mark.parametrize("batches", [None, 3, iter([torch.zeros(2, 3, 8, 8)]), []])
+@pytest.mark.parametrize("method", ["sglp", "layer_only", "layermerge"])
+def test_batches_that_are_none_are_refused_whatever_the_method(batches, method):
+    net = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(3)))
+    with pytest.raises(DataError, match="asked to use .*batches"):
+        shoal.compress(net, batches, method=method, budget="units=2", example=torch.zeros(1, 3, 8, 8))
+
+
+def test_batches_to_heal_on_that_are_none_are_refused_where_entries_are_tuned_on_them(images):
+    net = nn.Sequential(*(nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()) for _ in range(3)))
+    with pytest.raises(DataError, match="asked to use int as batches"):
+        shoal.compress(net, images, method="layer_only", budget="units=2", heal_batches=3)
+
+
+@pytest.mark.parametrize("heal", [1, True, {"epochs": 1}])
+def test_healing_is_asked_for_with_its_settings(small_resnet, images, heal):
+    asked = {"heal": heal, "method": "last"}
+    with pytest.raises(ConfigError, match=r"asked to heal with .*: shoal.HealSettings works"):
+        shoal.compress(small_resnet, images, budget="units=6", **asked)
+    with pytest.raises(ConfigError, match=r"asked to heal with .*: shoal.HealSettings works"):
+        shoal.compare(small_resnet, images, budgets="units=6", evaluation=images, methods=["last"], heal=heal)

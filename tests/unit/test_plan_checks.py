@@ -86,6 +86,8 @@ def test_units_go_once_and_in_forward_order(removed):
         ([merge(1, 3, (1, 1))], "each is kept once"),
         ([merge(1, 3, (3,))], r"keeps \[3\] of the layers \[1, 3\)"),
         ([merge(1, 3, ([1],))], r"keeps \[\[1\]\] of"),
+        ([merge(1, 3, (True,))], r"keeps \[True\] of"),
+        ([merge(1, 3, (1.0,))], r"keeps \[1.0\] of"),
         ([merge(1, 3, (1,)), remove(3)], "two plans, one after the other"),
     ],
 )

@@ -58,3 +58,21 @@ def test_an_unknown_way_to_remove_is_refused():
     fields = written(Remove(unit="a", index=0, modules=("a",))) | {"removal": "mask"}
     with pytest.raises(PlanError, match="removes 'a' by 'mask': this shoal knows 'delete' and 'bypass'"):
         step_from(fields)
+
+
+@pytest.mark.parametrize(
+    ("changed", "works"),
+    [
+        ({"start": "3"}, "a whole number"),
+        ({"start": True}, "a whole number"),
+        ({"stop": 5.0}, "a whole number"),
+        ({"stop": None}, "a whole number"),
+        ({"fused": "false"}, "true or false"),
+        ({"fused": 1}, "true or false"),
+        ({"added": None}, "text"),
+    ],
+)
+def test_a_merge_with_a_value_of_another_kind_is_refused(changed, works):
+    ((name, value),) = changed.items()
+    with pytest.raises(PlanError, match=rf"merges layers with {name}={value!r}: {works} works"):
+        step_from(written(MERGE) | changed)

@@ -202,7 +202,7 @@ def _describe(
 def _outputs(candidate: Candidate, last: Call) -> Any:
     if candidate.outputs is not None:
         return candidate.outputs
-    if candidate.zeros:
+    if candidate.zeros and last.added and last.keeps:
         return in_zeros(last.outputs)
     return last.outputs if len(candidate.modules) == 1 else "hidden"
 

@@ -17,7 +17,13 @@ from torch import nn
 
 from shoal.errors import ConfigError
 
-__all__ = ["file_hash", "model_from_file", "model_from_package"]
+__all__ = ["HOW_TO_BUILD", "file_hash", "model_from_file", "model_from_package"]
+
+# What helps where a folder does not say how its network is built, or no longer can.
+HOW_TO_BUILD = (
+    "Pass model=, the original network or a function that builds it; on the command line type --original, "
+    "such as --original net.py:make."
+)
 
 
 def file_hash(path: Path) -> str:

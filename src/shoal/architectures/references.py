@@ -7,6 +7,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from shoal.architectures.functions import file_hash, model_from_file, model_from_package
+from shoal.architectures.functions import HOW_TO_BUILD, file_hash, model_from_file, model_from_package
 from shoal.architectures.libraries import model_from_library
+from shoal.architectures.origins import check_file, located
 from shoal.architectures.pretrained import find_gguf, read_pretrained, read_tokenizer
 from shoal.errors import ConfigError, ShoalWarning
 
@@ -36,7 +38,8 @@ class LoadedModel:
     Attributes:
         model: The network, in evaluation mode.
         source: JSON values from which `rebuild` builds the same architecture again: `reference` as it
-            was typed, `kind`, and `sha256` of the file for networks that a file builds.
+            was typed, `kind`, `sha256` of the file for networks that a file builds, and `original`, the
+            same of another model, for a folder that was said to be made of it.
         folder: The local folder that it was read from; None where there is none.
     """
 
@@ -58,6 +61,7 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+    original: str | None = None,
 ) -> LoadedModel:
     """Return the model that the user named.
 
@@ -66,6 +70,8 @@ def load_model(
         dtype: Of the weights, such as `torch.bfloat16` or `"bfloat16"`; None for their own.
         device: Where the model goes.
         trust_remote_code: Whether code that comes with a Hugging Face model may run.
+        original: What the network of a folder that shoal wrote was made of, in the same forms; where it is
+            None, what the folder itself says.
 
     Raises:
         ConfigError: If there is no such model, or it cannot be read; the forms that work are named.
@@ -73,6 +79,13 @@ def load_model(
     """
     wanted = dtype_named(dtype)
     source = _source(reference)
+    if original is not None:
+        if source["kind"] != "shoal":
+            raise ConfigError(
+                f"asked for {reference!r}, made of the original {original!r}: it is no folder that shoal "
+                "wrote of a network of one's own. Leave the original out."
+            )
+        source["original"] = _source(original)
     if source["kind"] == "huggingface":
         model = _read(source, dtype=wanted, trust_remote_code=trust_remote_code)
     else:
@@ -84,23 +97,30 @@ def load_model(
     )
 
 
-def rebuild(source: Mapping[str, Any], *, trust_remote_code: bool = False) -> nn.Module:
+def rebuild(
+    source: Mapping[str, Any], *, folder: Path | None = None, trust_remote_code: bool = False
+) -> nn.Module:
     """Return a network of the architecture that a saved folder notes; its weights are of no matter.
 
     Args:
-        source: What `LoadedModel.source` said.
+        source: What `LoadedModel.source` said, or `origins.noted` made of it.
+        folder: The folder that it stands in; None where it stands in none.
         trust_remote_code: Whether functions of packages other than shoal may be called.
 
     Raises:
         ConfigError: If it cannot be built: it is gone, its file has changed, or it is not trusted.
     """
+    written = source
+    source = located(source, folder) if folder is not None else dict(source)
     kind, reference = source.get("kind"), str(source.get("reference"))
-    advice = "Pass model=, the original network or a function that builds it."
     if kind == "file":
-        path = Path(reference.rpartition(":")[0]).expanduser()
-        if not path.is_file() or file_hash(path) != source.get("sha256"):
-            state = "has changed since" if path.is_file() else "is not there"
-            raise ConfigError(f"asked to build the model {reference!r} again: {path} {state}. {advice}")
+        check_file(written, folder, source)
+        if reference != str(written.get("reference")) and not trust_remote_code:
+            raise ConfigError(
+                f"asked to build the model {written.get('reference')!r} again: it is not there, but "
+                f"{reference.rpartition(':')[0]} is, which the folder leads to. Allow it to run with "
+                f"trust_remote_code (--trust-remote-code), or name it: model=…, --original {reference}."
+            )
     elif (
         kind == "import"
         and reference.partition(":")[0].partition(".")[0] != "shoal"
@@ -108,14 +128,15 @@ def rebuild(source: Mapping[str, Any], *, trust_remote_code: bool = False) -> nn
     ):
         raise ConfigError(
             f"asked to build the model {reference!r} again: it would run code of a package that a file "
-            f"names. {advice} Or allow it with trust_remote_code."
+            f"names. {HOW_TO_BUILD} Or allow it with trust_remote_code."
         )
     try:
         if kind == "huggingface":
             return _read(source, dtype=None, trust_remote_code=trust_remote_code)
         return _build(source, weights=False, trust_remote_code=trust_remote_code)
     except ConfigError as error:
-        raise ConfigError(f"{error} {advice}") from error
+        advice = "" if HOW_TO_BUILD in str(error) else f" {HOW_TO_BUILD}"
+        raise ConfigError(f"{error}{advice}") from error
 
 
 def _source(reference: str) -> dict[str, Any]:
@@ -206,7 +227,13 @@ def _build(source: Mapping[str, Any], *, weights: bool, trust_remote_code: bool)
         # Reading such a folder takes surgery, which stands above: the public name is the way there.
         from shoal import load
 
-        return load(Path(reference).expanduser(), trust_remote_code=trust_remote_code)
+        folder, original = Path(reference).expanduser(), source.get("original")
+        if original is None:
+            return load(folder, trust_remote_code=trust_remote_code)
+        # What the user has just typed may run.
+        trusted = trust_remote_code or (weights and original["kind"] == "import")
+        build = partial(rebuild, original, trust_remote_code=trusted)
+        return load(folder, model=build, trust_remote_code=trust_remote_code)
     raise ConfigError(f"asked to build a model from the note {dict(source)!r}: this shoal does not know it.")
 
 

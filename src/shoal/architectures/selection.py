@@ -203,7 +203,11 @@ def _same_make(
 
 def _of_one_make(module: nn.Module, block: nn.Module, parents: dict[nn.Module, nn.Module]) -> bool:
     made = type_before_parametrizations(block)
-    if made not in _CONTAINERS and not made.__module__.startswith("torch.nn.modules"):
+    stock = made.__module__.startswith("torch.nn.modules")
+    if stock and not _children(block):
+        # One convolution is like any other, which says nothing of what it is there for.
+        return False
+    if made not in _CONTAINERS and not stock:
         return type_before_parametrizations(module) is made
     return alike(module, block) and parents.get(module) is parents.get(block)
 

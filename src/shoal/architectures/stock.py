@@ -13,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 
+from shoal.architectures.functions import HOW_TO_BUILD
 from shoal.architectures.pretrained import dtype_of, forget_code_, quiet, transformers_for
 from shoal.architectures.skeletons import difference_of, listed, refusals, skeleton, stand_ins_of
 from shoal.architectures.trials import FAILURES
@@ -104,7 +105,4 @@ def _automatic(config: Any) -> str:
 
 def _not_built(folder: Path, reason: str) -> str:
     first = reason.strip().split("\n")[0].rstrip(".")
-    return (
-        f"asked to build the network that {folder} describes: {first}. Pass model=, the original network or "
-        "a function that builds it."
-    )
+    return f"asked to build the network that {folder} describes: {first}. {HOW_TO_BUILD}"

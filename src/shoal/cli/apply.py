@@ -91,7 +91,7 @@ def _why_loaded(options: Options, folder: Path, plan: Plan) -> str:
 
 def _asked_to_load(options: Options) -> list[str]:
     """The options, as users type them, that only a loaded network can satisfy."""
-    names = [each.name for each in fields(SampleOptions)] + ["data", "device"]
+    names = [each.name for each in fields(SampleOptions)] + ["data", "device", "original"]
     asked = [name for name in names if getattr(options, name) is not None]
     asked += ["example_batch"] if options.example_batch != 1 else []
     asked += ["format"] if options.format != "auto" else []

@@ -45,7 +45,19 @@ def method_settings(options: MethodOptions, *, seed: int) -> Any:
     base = settings_for(method, None, options.preset)
     if "seed" in {each.name for each in fields(base)}:
         base = replace(base, seed=seed)
-    return changed(base, options.set, of=f"the method {options.method}")
+    asked = f"the method {options.method}"
+    try:
+        return changed(base, options.set, of=asked)
+    except ConfigError as error:
+        if options.preset is None:
+            raise
+        # Where the settings do not work by themselves either, that is what is said.
+        changed(method.settings(), options.set, of=asked)
+        typed = " ".join(f"--set {each}" for each in options.set)
+        raise ConfigError(
+            f"asked for the preset {options.preset} of {options.method} with {typed}: they exclude each "
+            f"other. Leave one of them out. What the preset sets, and what it needs: {error}"
+        ) from error
 
 
 def trains(settings: Any) -> bool:

@@ -111,7 +111,7 @@ def _table(found: ExportCheck) -> Table:
     ]
     return Table(
         title=f"Exported: {found.path}",
-        columns=(("", False), ("", False)),
+        columns=(("of the file", False), ("found", False)),
         rows=tuple(rows),
         notes=(f"Differences are of the largest output; {found.tolerance:.0e} was allowed.",),
     )

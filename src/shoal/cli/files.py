@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shoal.cli.console import note
-from shoal.errors import ConfigError
+from shoal.errors import BudgetError, ConfigError
 from shoal.journal import Journal
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ __all__ = [
     "read_plan",
     "write_text",
 ]
+
+# Key of the journal under which it is said that no plan met the budget.
+_REFUSED = "budget refused"
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -52,27 +55,43 @@ def check_file_target(path: Path | None, *, overwrite: bool) -> None:
 def kept(path: Path, *, resume: bool, overwrite: bool = False) -> Iterator[Journal]:
     """Yield a journal whose file is gone when the `with` ends well, and kept if it holds something else.
 
+    What a run has measured whose budget could not be met is gone on with: the next one asks for another.
+
     Raises:
         ConfigError: If an interrupted run left one, and it may neither be gone on with nor thrown away.
     """
-    left = len(Journal(path)) if path.exists() and not (resume or overwrite) else 0
-    if left:
+    earlier = Journal(path) if path.exists() else Journal()
+    resume = resume or (not overwrite and _refused(earlier))
+    if len(earlier) and not (resume or overwrite):
         raise ConfigError(
-            f"asked to begin anew, and {path} holds {left} numbers that an interrupted run has measured: "
-            "--resume goes on with them, --overwrite throws them away."
+            f"asked to begin anew, and {path} holds {len(earlier)} numbers that an interrupted run has "
+            "measured: --resume goes on with them, --overwrite throws them away."
         )
     journal, done = Journal(path, resume=resume), False
+    if _refused(journal):
+        journal[_REFUSED] = False
     try:
         yield journal
         done = True
+    except BudgetError:
+        if len(journal):
+            journal[_REFUSED] = True
+        raise
     finally:
         if done or not len(journal):
             path.unlink(missing_ok=True)
             # Checkpoints of training between rounds of choosing stand beside it.
             for checkpoint in path.parent.glob(f"{path.name}.*.safetensors"):
                 checkpoint.unlink()
+        elif _refused(journal):
+            note(f"what was measured is kept in {path}, and used when a budget that can be met is asked for")
         else:
             note(f"what was measured is kept in {path}; --resume goes on with it")
+
+
+def _refused(journal: Journal) -> bool:
+    """Whether the run ended because its budget could not be met."""
+    return _REFUSED in journal and bool(journal[_REFUSED])
 
 
 def write_text(path: Path, text: str) -> None:

@@ -145,6 +145,7 @@ def _settings(options: Options) -> HealSettings:
 
 def _history(loaded: LoadedModel) -> tuple[Plan | None, Any, Any, Any]:
     """The plan, source, measurement of the original and evidence that a folder of shoal's remembers."""
+    from shoal.architectures.origins import located
     from shoal.plan import Plan
     from shoal.result import Measurement
 
@@ -154,4 +155,9 @@ def _history(loaded: LoadedModel) -> tuple[Plan | None, Any, Any, Any]:
     fields = read_json(record, "record")
     plan = Plan.from_json(json.dumps(fields["plan"])) if fields.get("plan") else None
     before = Measurement(**fields["before"]) if fields.get("before") else None
-    return plan, fields.get("source") or loaded.source, before, fields.get("evidence")
+    source = fields.get("source")
+    if loaded.source.get("original"):
+        source = loaded.source["original"]
+    elif source and loaded.folder is not None:
+        source = located(source, loaded.folder)
+    return plan, source or loaded.source, before, fields.get("evidence")

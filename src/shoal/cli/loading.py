@@ -45,6 +45,7 @@ def open_model(options: ModelOptions, reference: str | None = None) -> LoadedMod
         dtype=options.dtype,
         device=usable_device(options.device),
         trust_remote_code=options.trust_remote_code,
+        original=options.original if reference is None else None,
     )
 
 
@@ -63,6 +64,11 @@ def open_layers(options: ModelOptions) -> tuple[LayerwiseModel, LoadedModel]:
         raise ConfigError(
             f"asked to read {options.model!r} layer by layer: it is no local folder. A Hugging Face folder "
             "with safetensors works; `hf download ID --local-dir DIR` makes one of a model of the hub."
+        )
+    if options.original is not None:
+        raise ConfigError(
+            f"asked to read {options.model!r} layer by layer, made of {options.original!r}: a Hugging Face "
+            "folder says itself what it is made of. Leave --original out."
         )
     layers = LayerwiseModel(
         folder,
@@ -91,7 +97,8 @@ def open_structure(options: ModelOptions, samples: ExampleOptions) -> tuple[nn.M
     from shoal.surgery import build_skeleton, is_checkpoint
 
     folder = Path(options.model).expanduser()
-    if samples.data is None and not options.trust_remote_code and is_checkpoint(folder):
+    alone = samples.data is None and not options.trust_remote_code and options.original is None
+    if alone and is_checkpoint(folder):
         # Neither matters here; what could not be had later is said now.
         usable_device(options.device)
         dtype_named(options.dtype)

@@ -46,12 +46,15 @@ class ModelOptions(RunOptions):
         device: cpu, cuda or cuda:1; a GPU where there is one.
         dtype: Of the weights: float32, bfloat16, float16 or float64; their own where it is not given.
         trust_remote_code: Run code that comes with a Hugging Face model.
+        original: What the network of a folder that shoal wrote was made of, such as net.py:make, where
+            the folder does not say it or it has moved.
     """
 
     model: Annotated[str, Flag(positional=True, metavar="MODEL")]
     device: str | None = None
     dtype: str | None = None
     trust_remote_code: bool = False
+    original: Annotated[str | None, Flag(metavar="MODEL")] = None
 
 
 @dataclass(frozen=True, kw_only=True)

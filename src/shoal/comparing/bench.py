@@ -31,7 +31,7 @@ from shoal.measurement import (
     measure_pair,
 )
 from shoal.methods import Request, get
-from shoal.pipeline import choose_plan
+from shoal.pipeline import choose_plan, unhealed
 from shoal.plan import Plan
 from shoal.result import Measurement
 from shoal.surgery import expand, merge_layers
@@ -145,7 +145,8 @@ class Bench:
             )
 
         def judged() -> dict[str, Any]:
-            return self._judge(merge_layers(self.request.model, plan, network()))
+            small = unhealed(plan, network(), self.train)
+            return self._judge(merge_layers(self.request.model, plan, small))
 
         made = self._once(self._name("network", identity, self.latency), judged)
         healed = None

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from shoal.architectures.convolutions import Convolutions, find_convolutions
-from shoal.calling import device_of, sample_count
+from shoal.calling import check_batches, device_of, sample_count
 from shoal.errors import BudgetError, DataError
 from shoal.importance import MergeLoss, MergeLosses
 from shoal.layers import MergeEntry
@@ -144,7 +144,9 @@ class MergeTables:
         if tuning is request.batches:
             # Half of them lead back, the other half judges.
             tuning = None
-        key = request.key if tuning is None else f"{request.key}/{request.fingerprint_of(tuning)}"
+        key = request.key
+        if tuning is not None:
+            key = f"{key}/{request.fingerprint_of(check_batches(tuning))}"
         return MergeLosses(
             self.convolutions,
             request.batches,
@@ -238,15 +240,14 @@ class MergeTables:
         return cheapest[max(cheapest)]
 
     def _impossible(self, least: float, allowance: float) -> BudgetError:
-        share = least / self.before[0]
-        nearest = f"{min(1.0, share * 1.02):.2f}"
-        if not self.request.budget.relative:
-            unit = "ms" if self.quantity == "latency" else ""
-            nearest = f"{1000 * least * 1.02:.4g}{unit}" if unit else f"{math.ceil(least)}"
+        share, budget = least / self.before[0], self.request.budget
+        # Times are measured anew, and tables leave a little out; whole numbers are what they are.
+        margin = 1.02 if budget.relative or self.quantity == "latency" else 1.0
+        nearest = budget.nearest(margin * least, self.before[0])
         return BudgetError(
             f"asked for {self.request.budget}, {allowance:.4g} of {self.before[0]:.4g}: the most that "
             f"merging its convolutions can save leaves {least:.4g} ({share:.3f} of the original). Ask "
-            f"for {self.quantity}={nearest} or more."
+            f"for {nearest} or more."
         )
 
     def only(self, allowed: Callable[[MergeEntry], bool]) -> MergeTables:

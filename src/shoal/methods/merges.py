@@ -156,7 +156,8 @@ def _on_time(tables: MergeTables) -> tuple[FrontPoint, dict[str, Any]]:
     if best is None:
         raise BudgetError(
             f"asked for {tables.request.budget}: the fastest plan of {len(tried)} tried takes {nearest:.3f} "
-            f"of the original's time when measured. Ask for latency={min(nearest * 1.03, 1):.2f} or more."
+            "of the original's time when measured. Ask for "
+            f"{tables.request.attainable(nearest, tables.before[0])} or more."
         )
     return best[1], best[2]
 

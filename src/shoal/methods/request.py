@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from shoal.budget import Budget
-from shoal.calling import Batch, Inputs, device_of
+from shoal.calling import Batch, Inputs, check_batches, device_of
 from shoal.errors import DataError
 from shoal.importance import (
     EvidenceSettings,
@@ -88,8 +88,12 @@ class Request:
 
     @cached_property
     def data_key(self) -> str:
-        """Hash of the calibration batches."""
-        return self.fingerprint_of(self.batches)
+        """Hash of the calibration batches.
+
+        Raises:
+            DataError: If they are none.
+        """
+        return self.fingerprint_of(check_batches(self.batches))
 
     @staticmethod
     def fingerprint_of(batches: Iterable[Batch]) -> str:
@@ -97,6 +101,16 @@ class Request:
         with torch.random.fork_rng(devices=[]):
             # A loader that shuffles draws its order.
             return fingerprint(*(_content(leaf) for batch in batches for leaf in tree_leaves(_plain(batch))))
+
+    def attainable(self, share: float, whole: float) -> Budget:
+        """Return a budget of latency, in the form that was asked for, that is likely to be met.
+
+        Args:
+            share: What the fastest network takes, of the whole network's time.
+            whole: That time, in seconds.
+        """
+        # Times are measured anew.
+        return self.budget.nearest(min(1.03 * share, 1.0) * whole, whole)
 
     def collect(self, settings: EvidenceSettings | None = None) -> Evidence:
         """Return the evidence: what was collected before with such settings, or one pass over the

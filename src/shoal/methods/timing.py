@@ -33,7 +33,7 @@ def choose_on_time(request: Request, method: Method, settings: Any) -> Plan:
     """
     best: tuple[int, Plan, nn.Module | None] | None = None
     tried: set[tuple[int, ...]] = set()
-    nearest = 1.0
+    nearest, whole = 1.0, 1.0
     for _ in range(_ROUNDS):
         try:
             plan = method.choose(request, settings)
@@ -46,7 +46,7 @@ def choose_on_time(request: Request, method: Method, settings: Any) -> Plan:
         tried.add(plan.removed)
         before, after = _timed(request, plan)
         goal = request.budget.allowance(before)
-        nearest = min(nearest, after / before)
+        nearest, whole = min(nearest, after / before), before
         if after <= goal and (best is None or len(plan.removed) < best[0]):
             known = {**plan.predicted, "latency_measured": after, "latency_before_measured": before}
             best = len(plan.removed), replace(plan, predicted=known), request.shallower
@@ -56,7 +56,7 @@ def choose_on_time(request: Request, method: Method, settings: Any) -> Plan:
     if best is None:
         raise BudgetError(
             f"asked for {request.budget}: the fastest plan of {len(tried)} tried takes {nearest:.3f} of the "
-            f"original's time when measured. Ask for latency={min(nearest * 1.03, 1):.2f} or more."
+            f"original's time when measured. Ask for {request.attainable(nearest, whole)} or more."
         )
     request.shallower = best[2]
     return best[1]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from shoal.budget import Budget
 from shoal.errors import BudgetError
-from shoal.planners.enough import SLACK, is_enough
+from shoal.planners.enough import is_enough
 from shoal.tables import LatencyTable
 from shoal.units import Chain
 
@@ -63,19 +63,8 @@ class Requirement:
         return self.whole - math.fsum(self.savings[unit] for unit in set(removed))
 
     def nearest(self, saved: float) -> Budget:
-        """Return the tightest budget of the same form that saving `saved` meets.
-
-        Shares and seconds are rounded up to three digits. Saving everything leaves a 1000th, as no
-        budget is zero.
-        """
-        remains = max(self.whole - saved, self.whole / 1000)
-        if self.budget.relative:
-            limit = min(_rounded_up(remains / self.whole), 1.0)
-        elif self.budget.quantity == "latency":
-            limit = _rounded_up(remains)
-        else:
-            limit = float(math.ceil(remains))
-        return Budget(quantity=self.budget.quantity, limit=limit, relative=self.budget.relative)
+        """Return the tightest budget of the same form that saving `saved` meets; see `Budget.nearest`."""
+        return self.budget.nearest(self.whole - saved, self.whole)
 
     def check(self, saved: float, circumstance: str = "with every removable unit gone") -> None:
         """Check that a network from which at most `saved` can be saved can meet the budget.
@@ -130,12 +119,3 @@ def _measured(chain: Chain, budget: Budget, latency: LatencyTable | None) -> Lat
             f"{chain.model} has {len(chain)}. Measure it for this network."
         )
     return latency
-
-
-def _rounded_up(value: float) -> float:
-    """Return `value` with three significant digits, not below it."""
-    if value <= 0:
-        return 0.0
-    places = 2 - math.floor(math.log10(value))
-    # The slack keeps 0.137 from becoming 0.138 by its binary rounding.
-    return float(f"{math.ceil(value * 10.0**places * (1 - SLACK)) / 10.0**places:.3g}")

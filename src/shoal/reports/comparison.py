@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from shoal.comparison import Comparison, Standing
 from shoal.errors import DataError
+from shoal.plan import Plan
 from shoal.reports.figures import ParetoPoint, pareto_figure
 from shoal.reports.markdown import markdown_table
 from shoal.reports.numbers import number_text, ratio_text, seconds_text
@@ -154,7 +155,7 @@ def _cells(end: Standing, stages: Sequence[Standing], original: Standing, qualit
     name = f"({end.method})" if end.control else f"{end.method} †" if end.own_training else end.method
     return (
         "whole network" if end is original else name,
-        _range([row.units for row in rows]),
+        _left([row.plan for row in rows], original.rows[0].plan),
         ratio_text(whole.params, fmean(row.measured.params for row in rows)),
         ratio_text(whole.macs, fmean(row.measured.macs for row in rows)),
         ratio_text(1.0, end.latency_ratio()),
@@ -162,6 +163,14 @@ def _cells(end: Standing, stages: Sequence[Standing], original: Standing, qualit
         _interval(end, quality),
         _asked(end),
     )
+
+
+def _left(plans: Sequence[Plan], whole: Plan) -> str:
+    """How many units are left; of others than those of the whole network's row, what they are."""
+    count, units = _range([plan.left for plan in plans]), plans[0].model.units
+    if units == whole.model.units:
+        return count
+    return f"{count} of {len(units)} {'convolutions' if plans[0].of_layers else 'units'}"
 
 
 def _range(counts: Sequence[int]) -> str:
@@ -200,11 +209,11 @@ def _notes(comparison: Comparison, budget: str, standings: Sequence[Standing]) -
     groups: dict[object, list[str]] = {}
     for each in standings:
         if not any(row.own_weights for row in each.rows):
-            removed = frozenset((row.plan.removed, row.seed) for row in each.rows)
-            groups.setdefault(removed, []).append(each.method)
+            networks = frozenset((row.plan.identity, row.seed) for row in each.rows)
+            groups.setdefault(networks, []).append(each.method)
     for alike in groups.values():
         if len(alike) > 1:
-            yield f"the same units removed, and so one network: {', '.join(alike)}"
+            yield f"the same plan, and so one network: {', '.join(alike)}"
     own = [f"{each.method}{_training(each)}" for each in standings if each.own_training]
     if own:
         yield f"†: had training of its own while it chose, which the others lack: {', '.join(own)}"

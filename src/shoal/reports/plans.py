@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from shoal.plan import Plan
+from shoal.plan import Merge, Plan
 from shoal.reports.numbers import count_text, number_text, ratio_text
 from shoal.reports.tables import Table, columns_of
 from shoal.result import Certificate, Evidence
@@ -13,6 +13,13 @@ from shoal.units import Segment
 
 __all__ = ["certificate_table", "plan_table"]
 
+_FOLDED = "batch norms behind convolutions are folded into them, in all layers"
+# What `compared_whole` calls the plans that were compared.
+_CASES = {
+    "merges and removals": "layers merged or left out",
+    "removals alone": "single layers left out, nothing merged",
+    "merges alone": "layers merged, none left out",
+}
 _SCORES = ("drop_estimate", "gradnorm", "block_influence", "angular_distance")
 
 
@@ -61,12 +68,21 @@ def _merging(plan: Plan) -> Table:
     rows = []
     for step in plan.merges:
         gone = ", ".join(plan.model.units[index] for index in step.removed) or "-"
-        left = "1 convolution" if step.fused else f"{len(step.kept)} in a row"
         first, last = step.layers[0], step.layers[-1]
         named = first if len(step.layers) == 1 else f"{first} … {last}"
-        rows.append((str(step.segment), named, left if step.kept else "identity", gone, step.added or "-"))
+        rows.append((str(step.segment), named, _becomes(step), gone, step.added or "-"))
+    nothing = plan.left == len(plan.model.units)
+    folded = f"{_FOLDED}; nothing merges, and nothing is left out" if nothing else _FOLDED
     columns = columns_of(("layers", "names", "become", "left out", "activation added"), ())
-    return Table(title=str(plan), columns=columns, rows=tuple(rows), notes=tuple(_promises(plan)))
+    return Table(title=str(plan), columns=columns, rows=tuple(rows), notes=(folded, *_promises(plan)))
+
+
+def _becomes(step: Merge) -> str:
+    if not step.kept:
+        return "identity"
+    if len(step.segment) == 1:
+        return "itself, folded" if step.fused else "itself"
+    return "1 convolution" if step.fused else f"{len(step.kept)} in a row"
 
 
 def _ranked(values: Iterable[float], index: int) -> str:
@@ -88,14 +104,20 @@ def _promises(plan: Plan) -> Iterable[str]:
         )
     if facts.get("latency_measured") is not None:
         yield _latencies(facts)
+    # What stands in for the loss where the data has no labels.
+    gap = str(facts.get("importance", "")).partition(",")[0]
+    loss = f"{gap}, as the data has no labels" if gap.startswith("gap") else "loss"
     if facts.get("added_loss") is not None:
         yield (
-            f"added loss, the sum over segments: {facts['added_loss']:.4g}; measured for "
+            f"added {loss}, the sum over segments: {facts['added_loss']:.4g}; measured for "
             f"{facts['entries_measured']} of {facts['entries']} ways to rewrite segments"
         )
     if facts.get("compared_whole"):
-        told = ", ".join(f"{case} {loss:.4g}" for case, loss in facts["compared_whole"].items())
-        yield f"loss of whole plans after brief training: {told}"
+        told = "; ".join(
+            f"{_CASES.get(case, case)}: {loss:.4g}" for case, loss in facts["compared_whole"].items()
+        )
+        measure = loss.partition(",")[0]
+        yield f"the best of these plans, by the {measure} after brief training of the whole: {told}"
     if facts.get("loss") is not None and facts.get("loss_before") is not None:
         yield f"loss on the calibration data: {facts['loss_before']:.4g} → {facts['loss']:.4g}, measured"
 

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from shoal.architectures.origins import noted
 from shoal.architectures.pretrained import (
     auto_class,
     copy_companions,
@@ -94,7 +95,7 @@ def save(
     check_writable(model, stock=stock)
     fields = {
         "plan": None if plan is None else json.loads(plan.to_json()),
-        "source": None if source is None else dict(source),
+        "source": None if source is None else noted(source, target),
         "evidence": None if evidence is None else evidence.as_json(),
         "before": None if before is None else before.as_json(),
         "after": None if after is None else after.as_json(),

@@ -14,7 +14,7 @@ from torch import nn
 
 from shoal.architectures.convolutions import Convolutions
 from shoal.architectures.operations import activation_name
-from shoal.errors import SurgeryError, UnitError
+from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.steps import Merge
 from shoal.surgery.editing import Edit, Task
 from shoal.surgery.rewriting import Rewrite, may_go_whole, rewrite
@@ -26,13 +26,13 @@ def rewritten(convolutions: Convolutions, step: Merge) -> Rewrite:
     """Return what a step leaves of its segment.
 
     Raises:
-        SurgeryError: If the segment cannot become one convolution, or has no such activation as is to be
+        PlanError: If the segment is no region that can be rewritten, or has no such activation as is to be
             put behind it.
         UnitError: If a layer goes that has to stay, or one is rewritten whose weights others use.
     """
     region = convolutions.region(step.segment)
     if region is None:
-        raise SurgeryError(
+        raise PlanError(
             f"asked to rewrite the layers {step.segment}: they are no region with one way in and one way "
             "out. Make a plan for this model."
         )
@@ -44,7 +44,7 @@ def rewritten(convolutions: Convolutions, step: Merge) -> Rewrite:
     found = rewrite(convolutions, region, step.kept)
     inside = "" if found.bend is None else activation_name(region.piece.traced, found.bend)
     if step.added not in ("", inside):
-        raise SurgeryError(
+        raise PlanError(
             f"asked to put {step.added!r} behind the layers {step.segment}: the last activation that goes "
             f"from inside them is {inside or 'none'}, and only that can be put there. Make a plan for this "
             "model."
@@ -56,7 +56,7 @@ def expand_(convolutions: Convolutions, steps: Sequence[Merge]) -> nn.Module:
     """Return the network to be trained, made in place of the traced copy that `convolutions` holds.
 
     Raises:
-        SurgeryError, UnitError: As `rewritten`.
+        PlanError, UnitError: As `rewritten`.
     """
     edit = Edit(convolutions)
     for task in _tasks(convolutions, steps):
@@ -76,8 +76,9 @@ def merge_(convolutions: Convolutions, steps: Sequence[Merge], trained: nn.Modul
             copy where it is None.
 
     Raises:
-        SurgeryError: As `rewritten` and `adopt_`.
-        UnitError: If a segment is no single convolution.
+        PlanError: As `rewritten`.
+        SurgeryError: As `adopt_`.
+        UnitError: As `rewritten`, and if a segment is no single convolution.
     """
     if trained is not None:
         adopt_(convolutions, steps, trained)

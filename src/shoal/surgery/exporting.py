@@ -152,9 +152,10 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
     for path in (target, data_file(target)):
         if path.is_dir() or (path.exists() and not overwrite):
             what = "is a folder" if path.is_dir() else "exists"
+            allow = ", or replace a file with overwrite=True (on the command line --overwrite)"
+            hint = "" if path.is_dir() else allow
             raise ConfigError(
-                f"asked to export to {str(target)!r}: {path.name} {what}. Choose another name, or allow "
-                "replacing a file (overwrite)."
+                f"asked to export to {str(target)!r}: {path.name} {what}. Choose another name{hint}."
             )
 
 

@@ -208,8 +208,8 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise ConfigError(
-            f"asked to write the folder {str(target)!r}: it exists. Choose another name, or allow "
-            "replacing it (overwrite)."
+            f"asked to write the folder {str(target)!r}: it exists. Choose another name, or replace it with "
+            "overwrite=True (on the command line --overwrite)."
         )
     if not target.is_dir() or (any(target.iterdir()) and not (target / RECORD).is_file()):
         raise ConfigError(

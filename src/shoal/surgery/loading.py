@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model
 from torch import nn
 
+from shoal.architectures.functions import HOW_TO_BUILD
 from shoal.architectures.pretrained import read_pretrained
 from shoal.architectures.references import rebuild
 from shoal.errors import ConfigError, VerificationError
@@ -130,9 +131,9 @@ def _rebuilt(
         if not record.get("source"):
             raise ConfigError(
                 f"asked to load {str(folder)!r}: it does not say how its {record.get('class', 'network')} is "
-                "built. Pass model=, the original network or a function that builds it."
+                f"built. {HOW_TO_BUILD}"
             )
-        model = rebuild(record["source"], trust_remote_code=trust_remote_code)
+        model = rebuild(record["source"], folder=folder, trust_remote_code=trust_remote_code)
     original = model if isinstance(model, nn.Module) else model()
     if not record.get("plan"):
         return copy.deepcopy(original)

@@ -5,6 +5,7 @@ B = samples, T = tokens, D = width.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping
@@ -119,12 +120,23 @@ def write_file(
             kwargs=kwargs,
             dynamo=True,
             dynamic_shapes=(free[1] or free[0]) if dynamic_batch else None,
+            output_names=_output_names(model, args, kwargs),
             opset_version=opset,
             verbose=False,
         )
     weights = chain(model.parameters(), model.buffers())
     large = sum(weight.numel() * weight.element_size() for weight in weights) > _LARGEST
     program.save(file, external_data=large)
+
+
+def _output_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str] | None:
+    """What a network calls the tensors that it answers with in a mapping; None where they have no names."""
+    found = model(*args, **kwargs)
+    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+        return None
+    taken = inspect.signature(model.forward).parameters
+    free = all(isinstance(name, str) and name and name not in taken for name in found)
+    return list(found) if free else None
 
 
 def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -8,6 +8,7 @@ from cifar_resnet import CifarResNet, resnet56
 from torch import nn
 
 from networks import NETWORKS, Attention, Branches, PreActivation, Residual, feedforward, images, tokens
+from shoal import analyze
 from shoal.architectures import bypassed, find_units
 from shoal.calling import to_device
 from shoal.errors import ConfigError, DataError, UnknownArchitectureError
@@ -338,3 +339,33 @@ def test_an_example_on_which_numbers_are_not_finite_is_refused(value):
     model, example = NETWORKS["residual"]()
     with pytest.raises(DataError, match="returns numbers that are not finite, as .* more modules do"):
         find_units(model, torch.full_like(example, value))
+
+
+def test_a_branch_that_cannot_be_left_out_is_told_by_what_it_returns():
+    class Widening(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList((Mixing(16, 16), Mixing(16, 24), Mixing(24, 24)))
+            self.past, self.last = nn.Linear(16, 24), Mixing(24, 24)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            first, second, third = self.layers
+            x = x + first(x)
+            x = self.past(x) + second(x)
+            return self.last(x + third(x))
+
+    class Mixing(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.mix = nn.Linear(before, after)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.relu(self.mix(x))
+
+    model, x = Widening(), tokens()
+    chain = find_units(model, x)
+    assert [unit.name for unit in chain if unit.is_branch] == ["layers.0", "layers.2"]
+    assert [unit.name for unit in chain if not unit.removable] == ["layers.1", "last"]
+    # What it is added to is met by the pass over the data, too.
+    batch = x.repeat(4, 1, 1)
+    assert analyze(model, [batch], example=x).similarity.shape == (4, 4)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from shoal import save
+from shoal import load, save
 from shoal.architectures.functions import file_hash
 from shoal.architectures.references import load_model, rebuild
 from shoal.errors import ConfigError, ShoalWarning
@@ -176,3 +176,27 @@ def test_a_pretrained_model_is_built_again_from_its_note(llama_folder):
     assert type(rebuild(load_model(str(llama_folder)).source)).__name__ == "LlamaForCausalLM"
     with pytest.raises(ConfigError, match="Pass model="):
         rebuild({"kind": "huggingface", "reference": "/no/such/folder"})
+
+
+def test_what_a_folder_is_made_of_can_be_said_and_is_remembered(file, tmp_path):
+    folder = save(nn.Dropout(), tmp_path / "out")
+    with pytest.raises(ConfigError, match="does not say how .* --original net.py:make"):
+        load_model(str(folder))
+    loaded = load_model(str(folder), original=f"{file}:build")
+    assert isinstance(loaded.model, nn.Dropout)
+    assert isinstance(load(save(nn.Dropout(), tmp_path / "again", source=loaded.source)), nn.Dropout)
+
+
+def test_code_of_a_package_runs_when_it_was_typed_and_not_when_a_folder_names_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch, "build_for_this_test", nn.Dropout, raising=False)
+    folder = save(nn.Dropout(), tmp_path / "out")
+    loaded = load_model(str(folder), original="torch:build_for_this_test")
+    again = save(nn.Dropout(), tmp_path / "again", source=loaded.source)
+    with pytest.raises(ConfigError, match="trust_remote_code"):
+        load(again)
+    assert isinstance(load(again, trust_remote_code=True), nn.Dropout)
+
+
+def test_an_original_of_what_is_no_folder_of_shoal_s_is_refused(file):
+    with pytest.raises(ConfigError, match="made of the original 'x.py:y': it is no folder that shoal wrote"):
+        load_model(f"{file}:build", original="x.py:y")

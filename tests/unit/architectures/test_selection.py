@@ -159,3 +159,25 @@ def test_a_container_is_the_one_that_a_module_s_first_name_says():
 
     model = Aliased()
     assert [found.container for found in select(model, trace(model, images()))] == [model.stage] * 2
+
+
+def test_a_layer_beside_a_branch_is_no_unit_for_being_a_layer_too():
+    class Drawn(nn.Module):
+        def __init__(self, before: int, after: int) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 1)
+            self.short = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
+
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList((Drawn(3, 3), Drawn(3, 6), Drawn(6, 6)))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            # The network itself calls what the blocks hold, as one that was traced does.
+            for block in self.blocks:
+                x = torch.relu(block.short(x) + block.second(torch.relu(block.first(x))))
+            return x
+
+    names = chosen(Network(), images())
+    assert [name for name in names if not name.endswith("short")] == [f"blocks.{n}.second" for n in range(3)]

@@ -51,3 +51,19 @@ def test_a_plan_of_a_method_that_trains_is_refused():
     options = MethodOptions(method="cka", preset="paper")
     with pytest.raises(ConfigError, match=r"asked for a plan with cka .* `shoal compress` hands back"):
         check_untrained(options, method_settings(options, seed=0), asked="a plan")
+
+
+def test_a_setting_that_excludes_a_preset_names_both():
+    options = MethodOptions(method="layermerge", preset="paper", set=("importance.form=reconstruction",))
+    message = (
+        "the preset paper of layermerge with --set importance.form=reconstruction: they exclude each other"
+    )
+    with pytest.raises(ConfigError, match=message):
+        method_settings(options, seed=0)
+
+
+def test_a_setting_that_does_not_work_is_not_blamed_on_the_preset():
+    options = MethodOptions(method="layermerge", preset="paper", set=("importance.samples=0",))
+    with pytest.raises(ConfigError, match="samples=0: 1 or more works") as caught:
+        method_settings(options, seed=0)
+    assert "exclude" not in str(caught.value)

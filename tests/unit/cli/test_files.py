@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from shoal.cli.files import beside, check_file_target, kept, read_json, read_plan, write_text
-from shoal.errors import ConfigError, PlanError
+from shoal.errors import BudgetError, ConfigError, PlanError
 from shoal.journal import Journal
 
 
@@ -73,3 +73,26 @@ def test_what_an_interrupted_run_left_is_not_thrown_away_by_accident(tmp_path):
     assert Journal(path)["dear"] == 1
     with kept(path, resume=False, overwrite=True) as journal:
         assert not len(journal)
+
+
+def test_what_was_measured_for_a_budget_that_cannot_be_met_serves_the_next_run(tmp_path, capsys):
+    path = tmp_path / "journal.jsonl"
+    with pytest.raises(BudgetError), kept(path, resume=False) as journal:  # noqa: PT012
+        journal["dear"] = 1
+        raise BudgetError("too little")
+    assert "used when a budget that can be met is asked for" in capsys.readouterr().err
+    with pytest.raises(KeyboardInterrupt), kept(path, resume=False) as journal:  # noqa: PT012
+        assert journal["dear"] == 1
+        raise KeyboardInterrupt
+    # That one was interrupted.
+    with pytest.raises(ConfigError, match="--resume goes on"), kept(path, resume=False):
+        pass
+    with kept(path, resume=True) as journal:
+        assert journal["dear"] == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_budget_that_cannot_be_met_leaves_nothing_where_nothing_was_measured(tmp_path):
+    with pytest.raises(BudgetError), kept(tmp_path / "journal.jsonl", resume=False):
+        raise BudgetError("too little")
+    assert list(tmp_path.iterdir()) == []

@@ -90,3 +90,16 @@ def test_a_folder_for_shoal_alone_is_written_as_one_again(shoal, place):
     assert outcome.code == 0
     assert (place / "healed" / "original" / "config.json").is_file()
     assert shoal("verify healed").code == 0
+
+
+def test_a_healed_folder_elsewhere_still_finds_what_it_is_made_of(
+    shoal, place, tmp_path_factory, monkeypatch
+):
+    shoal("plan net.py:make --data digits --remove 1 -o plan.json")
+    assert shoal("apply net.py:make plan.json --data digits -o small").code == 0
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    asked = f"--data {place}/net.py:batches --epochs 0 --teacher {place}/net.py:make -o healed"
+    assert shoal(f"heal {place}/small {asked} --trust-remote-code").code == 0
+    monkeypatch.chdir(place)
+    assert shoal(f"verify {elsewhere}/healed --trust-remote-code").code == 0

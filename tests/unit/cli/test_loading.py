@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from shoal.cli.loading import example_of, open_data, open_example, open_model, open_more_data, usable_device
+from shoal.cli.loading import (
+    example_of,
+    open_data,
+    open_example,
+    open_layers,
+    open_model,
+    open_more_data,
+    usable_device,
+)
 from shoal.cli.options import DataOptions, ExampleOptions, ModelOptions
 from shoal.errors import ConfigError
 
@@ -67,3 +75,9 @@ def test_options_for_samples_need_data(loaded):
 def test_a_mean_is_numbers(loaded, mean):
     with pytest.raises(ConfigError, match="--mean"):
         open_data(DataOptions(data="digits", mean=mean, std="1"), loaded)
+
+
+def test_a_folder_that_is_read_layer_by_layer_has_no_other_original(tmp_path):
+    options = ModelOptions(model=str(tmp_path), original="net.py:make")
+    with pytest.raises(ConfigError, match="layer by layer, made of 'net.py:make': .* Leave --original out"):
+        open_layers(options)

@@ -29,3 +29,27 @@ def test_a_wrong_request_says_what_is_missing(shoal, typed, message):
     outcome = shoal(typed)
     assert outcome.code == 2
     assert message in outcome.err
+
+
+def test_a_folder_is_verified_from_anywhere(shoal, small, tmp_path_factory, monkeypatch):
+    monkeypatch.chdir(tmp_path_factory.mktemp("elsewhere"))
+    refused = shoal("verify", small)
+    assert refused.code == 2
+    assert "--trust-remote-code" in refused.err
+    assert shoal("verify", small, "--trust-remote-code").code == 0
+
+
+def test_a_folder_whose_file_is_gone_says_what_can_be_typed(shoal, small, place):
+    (place / "net.py").rename(place / "moved.py")
+    outcome = shoal("verify small")
+    assert outcome.code == 2
+    assert "--original net.py:make" in outcome.err
+    assert shoal("verify small --original moved.py:make").code == 0
+    assert shoal("units small --original moved.py:make --data digits").code == 0
+
+
+def test_an_original_of_a_hugging_face_folder_is_refused(shoal, small):
+    (small / "config.json").write_text('{"model_type": "llama"}')
+    outcome = shoal("verify small --original net.py:make")
+    assert outcome.code == 2
+    assert "Leave --original out" in outcome.err

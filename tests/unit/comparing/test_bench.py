@@ -8,7 +8,10 @@ import torch
 from torch import nn
 
 import shoal
+from convnets import resnet
+from convnets import settled as settled_net
 from shoal.comparing import bench
+from shoal.importance import MergeLossSettings
 from shoal.journal import Journal
 from shoal.training import HealSettings
 
@@ -165,3 +168,27 @@ def test_the_weights_of_the_samples_are_written_once(compare, tmp_path):
     compare(methods=["last", "uniform", "random"], heal=HEAL, journal=Journal(tmp_path / "journal"))
     lines = (tmp_path / "journal").read_text().splitlines()
     assert sum("/weights/" in line for line in lines) == 1
+
+
+def test_merged_networks_are_judged_as_compress_hands_them_back():
+    torch.manual_seed(0)
+    net = settled_net(resnet((1, 1), width=4, classes=4)).eval()
+    draw = torch.Generator().manual_seed(0)
+    batches, evaluation = (
+        [(2 * torch.randn(16, 3, 16, 16, generator=draw) + 1, torch.arange(16) % 4)] for _ in range(2)
+    )
+    settings = {"importance": MergeLossSettings(form="reconstruction")}
+    asked = {"evaluation": evaluation, "example": batches[0][0][:1]}
+    comparison = shoal.compare(
+        net,
+        batches,
+        budgets="units=3",
+        methods=["layer_only"],
+        settings={"layer_only": settings},
+        latency=False,
+        **asked,
+    )
+    small = shoal.compress(net, batches, method="layer_only", budget="units=3", settings=settings, **asked)
+    (row,) = comparison.rows
+    assert row.plan.identity == small.plan.identity
+    assert row.measured.quality["loss"] == pytest.approx(small.after.quality["loss"], rel=1e-6)

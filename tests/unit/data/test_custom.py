@@ -17,6 +17,8 @@ loader = lambda: DataLoader(TensorDataset(torch.zeros(5, 2), torch.zeros(5)), ba
 generator = lambda: (torch.zeros(1) for _ in range(3))
 nothing = lambda: []
 number = lambda: 3
+hollow = lambda: [torch.zeros(3, 2), torch.zeros(0, 2)]
+hollow_loader = lambda: DataLoader([torch.zeros(0, 2)], batch_size=None)
 tensorless = lambda: [["a", "b", "c"]]
 needy = lambda batch_size: []
 constant = 3
@@ -117,3 +119,9 @@ def test_the_search_path_stays_as_it_was(path):
     before = list(sys.path)
     load(path, "pairs")
     assert sys.path == before
+
+
+@pytest.mark.parametrize(("function", "number"), [("hollow", "1 of the 2"), ("hollow_loader", "0 of the 1")])
+def test_a_batch_without_samples_is_named(path, function, number):
+    with pytest.raises(DataError, match=f"mine.py:{function}: batch {number} .* holds no samples"):
+        load(path, function)

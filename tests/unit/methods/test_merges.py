@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from convnets import resnet, vgg
-from shoal import compare, compress, load, make_plan, save, verify
+from shoal import Plan, compare, compress, find_units, load, make_plan, save, verify
 from shoal.architectures.convolutions import find_convolutions
 from shoal.budget import Budget
 from shoal.errors import BudgetError, ConfigError, DataError
@@ -256,3 +256,12 @@ def test_the_paper_preset_of_a_special_case_measures_as_published_and_chooses_as
     assert (paper.measure, paper.time_all) == ("all", True)
     again = replace(paper, importance=default.importance, measure=default.measure, time_all=False)
     assert again == default
+
+
+def test_what_is_left_of_a_network_can_be_made_shallower_by_blocks(net, data):
+    chain = find_units(net, data[0][0][:1], granularity="layer")
+    (first, *_) = (unit for unit in chain if unit.removable)
+    merged = apply(net, Plan.removing(chain, [first.index]))
+    result = compress(merged, data, method="sglp", budget="units=0.7", settings={"exchanges": 0})
+    assert result.plan.removed
+    assert result.model(data[0][0]).shape == (8, 4)

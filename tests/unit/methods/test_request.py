@@ -204,3 +204,13 @@ def test_the_key_is_the_same_for_the_same_loss():
     made = [replace(request, loss=loss).key for loss in (double, double, partial(double), partial(double))]
     assert made[0] == made[1]
     assert made[2] == made[3]
+
+
+@pytest.mark.parametrize("budget", ["latency=0.1", "latency=1ms"])
+@pytest.mark.parametrize("share", [0.1261, 0.474, 0.5, 0.973, 1.0, 1.2])
+def test_the_budget_that_is_advised_is_one_that_the_fastest_network_meets(ask_images, budget, share):
+    advised = ask_images(budget).attainable(share, 0.020)
+    assert advised.relative is ("ms" not in budget)
+    # Nothing above the whole network's time can be asked for.
+    assert min(share, 1.0) * 0.020 <= advised.allowance(0.020) <= 1.04 * share * 0.020
+    assert Budget.parse(str(advised)) == advised

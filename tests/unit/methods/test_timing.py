@@ -106,3 +106,13 @@ def test_where_removal_saves_no_time_the_fastest_plan_is_named(ask, clock):
     clock.saved = 0.0
     with pytest.raises(BudgetError, match="latency=0.9: "):
         choose_on_time(ask("latency=0.9"), get("sglp"), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("budget", "advised"), [("latency=0.95", "latency=0.989"), ("latency=9.5s", "9.89s")]
+)
+def test_a_plan_that_stays_too_slow_names_a_budget_that_it_meets(ask, clock, monkeypatch, budget, advised):
+    # Whatever goes, as much is saved.
+    monkeypatch.setattr(timing, "_timed", lambda request, plan: (10.0, 9.6))
+    with pytest.raises(BudgetError, match=f"4 tried takes 0.960 of .* Ask for .*{advised} or more"):
+        choose_on_time(ask(budget), get("sglp"), QUICK)

@@ -4,7 +4,7 @@ import pytest
 
 from shoal.comparison import Comparison, Failure, Row
 from shoal.errors import DataError
-from shoal.plan import Plan
+from shoal.plan import Merge, Plan
 from shoal.reports import (
     comparison_page,
     drawn_qualities,
@@ -202,9 +202,41 @@ def test_methods_that_remove_the_same_units_are_named_together(build, make_row):
         make_row("scratch", 1, own_weights=True),
     ]
     (table,) = standings_tables(build(*rows))
-    assert [note for note in table.notes if "same units" in note] == [
-        "the same units removed, and so one network: sglp, sleb"
+    assert [note for note in table.notes if "the same plan" in note] == [
+        "the same plan, and so one network: sglp, sleb"
     ]
+
+
+class TestPlansThatMerge:
+    @pytest.fixture
+    def make_merged(self, make_row, make_chain):
+        """Return a function that makes a row of a method that rewrites some of six layers."""
+        inputs = {"shape": [1, 3, 8, 8], "dtype": "float32"}
+        chain = replace(make_chain([10] * 6), inputs=inputs)
+
+        def make(method, *kept, fused=True):
+            names = tuple(unit.name for unit in chain)
+            step = Merge(start=1, stop=4, kept=kept, layers=names[1:4], fused=fused)
+            return replace(make_row(method, 0.5), plan=Plan.merging(chain, [step], method=method))
+
+        return make
+
+    def test_say_that_they_count_convolutions(self, build, make_row, make_merged):
+        (table,) = standings_tables(build(make_merged("layermerge", 1, 2), make_row("sglp", 1)))
+        assert cells(table, "whole network")["units"] == "4"
+        assert cells(table, "layermerge")["units"] == "4 of 6 convolutions"
+        assert cells(table, "sglp")["units"] == "3"
+
+    def test_are_one_network_only_if_they_merge_alike(self, build, make_merged):
+        rows = [
+            make_merged("layermerge", 1, 2),
+            make_merged("depth_merge", 1, 2, fused=False),
+            make_merged("layer_only", 1, 2),
+        ]
+        (table,) = standings_tables(build(*rows))
+        assert [note for note in table.notes if "one network" in note] == [
+            "the same plan, and so one network: layermerge, layer_only"
+        ]
 
 
 def test_the_legend_stands_below_the_last_table_alone(build, make_row):

@@ -64,7 +64,36 @@ def test_a_plan_of_merges_says_what_it_rests_on(merging):
     assert "predicted 0.600 of the original's (0.550 by the table alone), measured 0.700" in told
     assert "0.900 with batch norms folded and nothing merged" in told
     assert "0.25; measured for 4 of 9 ways" in told
-    assert "merges alone 0.5" in told
+    assert "layers merged, none left out: 0.5" in told
+    assert "nothing merges" not in told
+
+
+@pytest.mark.parametrize(
+    ("importance", "added", "compared"),
+    [
+        ("loss, tuned", "added loss, the sum over segments: 0.25", "by the loss after"),
+        (
+            "gap to the outputs of the original, tuned",
+            "added gap to the outputs of the original, as the data has no labels, the sum over segments: 0.2",
+            "by the gap to the outputs of the original after",
+        ),
+    ],
+)
+def test_what_was_added_up_is_called_by_its_name(merging, importance, added, compared):
+    plan = replace(merging, predicted={**merging.predicted, "importance": importance})
+    told = "\n".join(plan_table(plan).notes)
+    assert added in told
+    assert compared in told
+
+
+def test_a_plan_that_only_folds_says_so(merging):
+    first = merging.model.units[0]
+    step = Merge(start=0, stop=1, kept=(0,), layers=(first,))
+    table = plan_table(replace(merging, steps=(step,)))
+    assert table.rows == (("[0, 1)", first, "itself, folded", "-", "-"),)
+    assert table.notes[0].endswith(
+        "are folded into them, in all layers; nothing merges, and nothing is left out"
+    )
 
 
 @pytest.mark.parametrize("segments", [{}, {"[0, 2)": 1e-16, "[2, 4)": 3e-15}])

@@ -15,7 +15,7 @@ from convnets import DiffusionUNet, bottleneck_resnet, mobilenet_v2, resnet
 from merge_networks import NETWORKS, Flow, conv, settled_, small
 from merge_plans import apart, merge, plan_of, steps_from, steps_of
 from shoal.architectures.convolutions import find_convolutions
-from shoal.errors import SurgeryError, UnitError
+from shoal.errors import PlanError, SurgeryError, UnitError
 from shoal.surgery import apply, expand, merge_layers
 from shoal.surgery.entries import PUBLISHED, find_entries
 from shoal.surgery.expanding import adopt_, expand_, merge_, rewritten
@@ -263,9 +263,9 @@ def test_no_other_activation_can_be_added(added):
     # Between these two layers there is none.
     segment = next(region.segment for region in found.regions() if len(region.segment) == 2)
     step = merge(segment.start, segment.stop, [segment.start, segment.stop - 1], added="tanh")
-    with pytest.raises(SurgeryError, match="asked to put 'tanh' behind the layers .* is relu6"):
+    with pytest.raises(PlanError, match="asked to put 'tanh' behind the layers .* is relu6"):
         rewritten(found, step)
-    with pytest.raises(SurgeryError, match=f"asked to put '{added}' .* is none"):
+    with pytest.raises(PlanError, match=f"asked to put '{added}' .* is none"):
         rewritten(found, merge(2, 3, [2], added=added))
 
 
@@ -410,7 +410,7 @@ def test_states_are_saved_and_read_back(name):
 
 def test_a_segment_that_is_no_region_is_refused():
     net, example = small("vgg")
-    with pytest.raises(SurgeryError, match=r"asked to rewrite the layers \[1, 3\): they are no region"):
+    with pytest.raises(PlanError, match=r"asked to rewrite the layers \[1, 3\): they are no region"):
         rewritten(find_convolutions(net, example), merge(1, 3, [1, 2]))
 
 

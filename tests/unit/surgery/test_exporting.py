@@ -294,3 +294,26 @@ def test_a_graph_that_refuses_other_sizes_is_written(tmp_path):
     found = export_onnx(whole, images(), tmp_path / "padded.onnx")
     assert found.dynamic_batch
     assert max(found.differences.values()) < 1e-5
+
+
+class Named(nn.Module):
+    """Answers by name, not in the order of the alphabet."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.names, self.layers = names, nn.ModuleList(nn.Linear(3, 2 + n) for n in range(len(names)))
+
+    def forward(self, x):
+        return {name: layer(x) for name, layer in zip(self.names, self.layers, strict=True)}
+
+
+@pytest.mark.parametrize("names", [("only",), ("logits", "boxes")])
+def test_what_is_answered_by_name_bears_it(tmp_path, names):
+    found = export_onnx(Named(*names), torch.randn(2, 3), tmp_path / "a.onnx")
+    assert list(found.outputs) == list(names)
+    assert [shape[-1] for shape in found.outputs.values()] == [2 + n for n in range(len(names))]
+
+
+def test_an_answer_called_like_an_input_gets_a_name_of_its_own(tmp_path):
+    found = export_onnx(Named("x", "y"), torch.randn(2, 3), tmp_path / "a.onnx")
+    assert len({*found.inputs, *found.outputs}) == 3
