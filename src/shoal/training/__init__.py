@@ -5,8 +5,12 @@ from shoal.training.concurrent import ConcurrentPruner, PruningProgress
 from shoal.training.concurrent_settings import PRESETS, ConcurrentSettings
 from shoal.training.fitting import FitReport, Objective, Pruner, fit
 from shoal.training.healing import HealSettings, heal
+from shoal.training.lightning_callback import lightning_pruning_callback
 from shoal.training.optimisation import FitSettings
 from shoal.training.runs import METHODS, TrainingResult, train
+from shoal.training.shortcut_folding import fold_shortcuts
+from shoal.training.shortcuts import with_shortcuts
+from shoal.training.trainer_callback import pruning_callback
 
 __all__ = [
     "METHODS",
@@ -21,7 +25,11 @@ __all__ = [
     "PruningProgress",
     "TrainingResult",
     "fit",
+    "fold_shortcuts",
     "heal",
+    "lightning_pruning_callback",
+    "pruning_callback",
     "recalibrate_",
     "train",
+    "with_shortcuts",
 ]

@@ -24,7 +24,8 @@ class ConcurrentSettings:
         warmup: Share of all steps in which the weights are trained and the gates stand still.
         window: Share of all steps after which every gate is settled; in the rest the network that is left is
             trained as it is.
-        haste: How fast a unit that is worth nothing loses its gate: 1 takes a fifth of all steps.
+        haste: How fast a unit that is worth nothing loses its gate: 1 takes a fifth of all steps, as far as
+            what single batches say differs little enough.
         condition: When a unit goes for good: `measured`, its gate nearly shut and its gain below its price
             even two standard errors up; `attracted`, its gate and its last weights inside the region from
             which training can only draw them to zero.
@@ -39,10 +40,10 @@ class ConcurrentSettings:
     estimator: Literal["flip", "slope"] = "flip"
     probes: int = 1
     every: int = 1
-    memory: float = 0.98
-    warmup: float = 0.1
-    window: float = 0.5
-    haste: float = 1.0
+    memory: float = 0.95
+    warmup: float = 0.02
+    window: float = 0.3
+    haste: float = 4.0
     condition: Literal["measured", "attracted"] = "measured"
     tolerance: float = 0.02
     floor: float = 0.1

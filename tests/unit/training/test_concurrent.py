@@ -67,8 +67,8 @@ def test_the_higher_the_price_the_shallower_the_network(by_price):
 
 @pytest.mark.parametrize("price", [0.1, 0.3])
 def test_survivors_are_worth_their_price_on_the_data_of_training(price):
-    net, optimizer, pruner = start(300, price=price, settings={"memory": 0.95})
-    train(net, random_batches(300)[: pruner.decisions.last], optimizer, pruner)
+    net, optimizer, pruner = start(900, price=price)
+    train(net, random_batches(900)[: pruner.decisions.last], optimizer, pruner)
     assert pruner.decisions.frozen
     x, y = digits()
     plain, gone = deepcopy(net).eval(), pruner.removed

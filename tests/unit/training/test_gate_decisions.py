@@ -25,7 +25,8 @@ def decisions_on(net, x, *, price=None, budget=None, steps=100, optimizer=None, 
         prices = UnitPrices(chain, Requirement.of(chain, WHOLE), level=price * len(chain))
     else:
         prices = UnitPrices.of(chain, Budget.parse(budget))
-    chosen = ConcurrentSettings(**{"warmup": 0.1, "window": 0.5} | settings)
+    slow = {"warmup": 0.1, "window": 0.5, "haste": 1.0, "memory": 0.98}
+    chosen = ConcurrentSettings(**slow | settings)
     return Decisions(
         gates=Gates(net, chain, start=chosen.start),
         prices=prices,

@@ -20,7 +20,9 @@ from shoal.training.lightning_callback import LightningPruning, lightning_prunin
 
 BLOCKS, EPOCHS, BATCHES = 5, 3, 10
 # Units leave one by one in so few steps.
-SETTINGS = ConcurrentSettings(start=0.2, tolerance=0.18, floor=0.3, confidence=0, window=0.8)
+SETTINGS = ConcurrentSettings(
+    start=0.2, tolerance=0.18, floor=0.3, confidence=0, warmup=0.1, window=0.8, haste=1.0, memory=0.98
+)
 EXAMPLE = torch.zeros(1, 8)
 
 

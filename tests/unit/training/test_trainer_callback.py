@@ -22,7 +22,9 @@ pytest.importorskip("accelerate", reason="needs the extra hf")
 LAYERS, STEPS = 5, 30
 EXAMPLE = {"input_ids": torch.zeros(1, 6, dtype=torch.long)}
 # Units leave one by one in so few steps.
-SETTINGS = ConcurrentSettings(start=0.2, tolerance=0.18, floor=0.3, confidence=0, window=0.8)
+SETTINGS = ConcurrentSettings(
+    start=0.2, tolerance=0.18, floor=0.3, confidence=0, warmup=0.1, window=0.8, haste=1.0, memory=0.98
+)
 
 
 def tiny_llama() -> Any:
