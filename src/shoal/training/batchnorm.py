@@ -1,4 +1,6 @@
-"""Batch-norm statistics estimated anew, after surgery has changed what flows into the layers."""
+"""What networks note while they train: batch-norm statistics estimated anew after surgery has changed what
+flows into the layers, or kept out of calls that should leave no trace.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,17 @@ from itertools import islice
 from typing import TypeGuard
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shoal.calling import Batch, call, check_batches, device_of, evaluating, split_batch, to_device
 from shoal.errors import DataError
 from shoal.progress import track
 
-__all__ = ["recalibrate_", "untouched_statistics"]
+__all__ = ["Buffers", "holding", "other_buffers", "recalibrate_", "untouched_statistics"]
+
+Buffers = list[tuple[nn.Module, str, Tensor]]
+"""Modules, and copies of buffers of theirs by name."""
 
 
 def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: int = 100) -> int:
@@ -74,6 +79,26 @@ def untouched_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+def other_buffers(model: nn.Module) -> Buffers:
+    """Copies of what calls in training may write into, as power iterations do; but for batch norms."""
+    modules = (module for module in model.modules() if module.training and not isinstance(module, _BatchNorm))
+    owned = ((module, name, buffer) for module in modules for name, buffer in module._buffers.items())
+    return [(module, name, buffer.detach().clone()) for module, name, buffer in owned if buffer is not None]
+
+
+@contextmanager
+def holding(buffers: Buffers) -> Iterator[None]:
+    """Let modules hold copies of these buffers inside the `with`."""
+    own = [(module, name, module._buffers[name]) for module, name, _ in buffers]
+    try:
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer.clone()
+        yield
+    finally:
+        for module, name, live in own:
+            module._buffers[name] = live
 
 
 def _keeps_statistics(module: nn.Module) -> TypeGuard[_BatchNorm]:

@@ -15,26 +15,23 @@ https://arxiv.org/abs/2406.04549.
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from shoal.architectures import find_units
 from shoal.budget import Budget
-from shoal.calling import Batch, Inputs, device_of, split_batch, to_device
-from shoal.errors import ConfigError, DataError
-from shoal.measurement import Loss, is_causal, sample_losses, sample_weights, unit_latency
+from shoal.calling import Batch, Inputs
+from shoal.errors import ConfigError
+from shoal.measurement import Loss, unit_latency
 from shoal.plan import Plan
 from shoal.planners import Requirement
-from shoal.processes import together
 from shoal.training.concurrent_settings import ConcurrentSettings
 from shoal.training.gate_decisions import Decisions
-from shoal.training.gate_gains import Estimator, SlopeGains, flip_gains
+from shoal.training.gate_questions import Questions, forward_macs
 from shoal.training.gate_rules import Gain
 from shoal.training.gates import Gates
 from shoal.training.shortcuts import Shortcut
@@ -137,11 +134,10 @@ class ConcurrentPruner:
         )
         self.done = 0
         self.removed_at: dict[int, int] = {}
-        self._loss, self._price = loss, price
-        self._random = random.Random(self.settings.seed)
-        self._run = 0.0
-        self._slopes = SlopeGains(self.gates) if self.settings.estimator == "slope" else None
-        self._estimate: Estimator = self._slopes or flip_gains
+        self._price = price
+        self._questions = Questions(self.gates, self.settings, loss)
+        # Multiply-accumulates of forward passes in training, for one sample.
+        self._macs = 0.0
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -176,16 +172,15 @@ class ConcurrentPruner:
             raise ConfigError(
                 "asked for a step of pruning after finish: make a new pruner for more training."
             )
-        gone: list[int] = []
-        if self.decisions.frozen:
-            self._run += self._macs(self.gates.removed) * 3
-            self.done += 1
+        decisions, step, gone = self.decisions, self.done + 1, list[int]()
+        if decisions.frozen:
+            self._macs += forward_macs(self.chain, self.gates.removed)
         else:
             self.gates.check_called()
-            gains = self._ask(batch, self.done + 1)
-            self._run += self._macs(self.gates.off) * 3
-            self.done += 1
-            gone = self.decisions.after(self.done, gains)
+            self._macs += forward_macs(self.chain, self.gates.off)
+            gains = self._questions.ask(batch, everyone=step >= decisions.last) if self._asks(step) else {}
+            gone = decisions.after(step, gains)
+        self.done = step
         self.removed_at |= dict.fromkeys(gone, self.done)
         self.gates.forget()
         return self.progress(tuple(gone))
@@ -199,7 +194,7 @@ class ConcurrentPruner:
             units=len(self.chain) - len(gates.removed),
             remaining=prices.requirement.remaining(gates.removed) / whole,
             expected=prices.expected(gates.theta, gates.removed),
-            saved=1 - self._run / (3 * self.chain.macs * self.done) if self.done else 0.0,
+            saved=self._saved(),
             removed=removed,
             price=prices.level,
         )
@@ -220,8 +215,7 @@ class ConcurrentPruner:
     def close(self) -> None:
         """Gate the network no longer; units that have left stay away."""
         self.gates.close()
-        if self._slopes is not None:
-            self._slopes.close()
+        self._questions.close()
 
     def plan(self) -> Plan:
         """Return the plan that removes what has left, and what it rests on."""
@@ -253,8 +247,8 @@ class ConcurrentPruner:
             "gains": {str(index): asdict(gain) for index, gain in self.decisions.gains.items()},
             "influence": {str(index): value for index, value in self.decisions.influence.items()},
             "removed_at": {str(index): step for index, step in self.removed_at.items()},
-            "run": self._run,
-            "random": self._random.getstate(),
+            "macs": [self._macs, self._questions.macs],
+            "random": self._questions.state(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,71 +277,26 @@ class ConcurrentPruner:
         self.done, decisions.frozen = int(state["done"]), bool(state["frozen"])
         self.gates.settled_for_good = decisions.frozen
         self.removed_at = {int(index): int(at) for index, at in state["removed_at"].items()}
-        self.prices.level, self._run = float(state["level"]), float(state["run"])
+        self.prices.level = float(state["level"])
+        self._macs, self._questions.macs = map(float, state["macs"])
         decisions.gains = {int(index): Gain(**gain) for index, gain in state["gains"].items()}
         decisions.influence = {int(index): float(value) for index, value in state["influence"].items()}
-        version, numbers, spare = state["random"]
-        self._random.setstate((version, tuple(numbers), spare))
+        self._questions.restore_(state["random"])
+
+    def _asks(self, step: int) -> bool:
+        """Whether units are asked in a step: every so many, from the middle of the warm-up on."""
+        decisions = self.decisions
+        return step >= decisions.last or (step % self.settings.every == 0 and step > decisions.first // 2)
+
+    def _saved(self) -> float:
+        """Share of training compute saved; a backward pass costs twice a forward one."""
+        dense = 3 * self.chain.macs * self.done
+        return 1 - (3 * self._macs + self._questions.macs) / dense if dense else 0.0
 
     def _agreed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one before."""
         asked = {"steps": self.steps, "budget": str(self.budget), "price": self._price}
         return asdict(self.settings) | asked | {"units": len(self.chain)}
-
-    def _ask(self, batch: Batch | None, step: int) -> dict[int, float]:
-        """Return what some units are worth on this batch, on the mean of all processes."""
-        ends = step >= self.decisions.last
-        if not ends and (step % self.settings.every or step <= self.decisions.first // 2):
-            return {}
-        units = list(self.gates.theta) if ends else self._chosen()
-        gains = self._estimate(self.gates, units, self._loss_of(batch))
-        if self._slopes is None:
-            self._run += sum(self._macs(self.gates.off ^ {index}, start=index) for index in units)
-        return _averaged(gains)
-
-    def _chosen(self) -> list[int]:
-        """The units to ask: any whose gate is undecided, and now and then one whose gate is open."""
-        undecided = [index for index, theta in self.gates.theta.items() if theta < 1]
-        decided = [index for index, theta in self.gates.theta.items() if theta == 1]
-        chosen: list[int] = []
-        for _ in range(min(self.settings.probes, len(self.gates.theta))):
-            revisit = self._random.random() < self.settings.revisit
-            pool = decided if decided and (revisit or not undecided) else undecided
-            chosen.append(pool.pop(self._random.randrange(len(pool))))
-        return chosen
-
-    def _loss_of(self, batch: Batch | None) -> Callable[[Any], float]:
-        given = self.gates.inputs if batch is None else to_device(batch, device_of(self.model))
-        labelled = batch is not None or isinstance(given, Mapping)
-        inputs, labels = split_batch(given) if labelled else (given, None)
-        causal = is_causal(self.model)
-
-        def loss_of(outputs: Any) -> float:
-            with torch.no_grad():
-                losses = sample_losses(outputs, inputs, labels, loss=self._loss, causal=causal)
-                if losses is None:
-                    raise DataError(
-                        "asked what units are worth: there is nothing to compute a loss from. Pass the batch "
-                        "with its labels, step((inputs, labels)), or loss= for the pruner."
-                    )
-                weights = sample_weights(outputs, inputs, labels, loss=self._loss, causal=causal).to(losses)
-                return float(losses.double() @ weights.double() / weights.sum())
-
-        self._check_finite(loss_of(self.gates.outputs) if self.gates.outputs is not None else 0.0)
-        return loss_of
-
-    def _check_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise DataError(
-                f"asked to prune in training: at step {self.done} (from 0) the loss is {loss}. Nothing was "
-                "removed. A lower learning rate may work; look for NaN or infinity in that batch too."
-            )
-
-    def _macs(self, off: Collection[int], start: int = 0) -> float:
-        """Multiply-accumulates of a forward pass without some units, those before `start` not computed."""
-        units = sum(unit.macs for unit in self.chain)
-        computed = (unit.macs for unit in self.chain if unit.index >= start and unit.index not in off)
-        return self.chain.macs - units + sum(computed)
 
 
 def _prices(
@@ -359,10 +308,3 @@ def _prices(
         return UnitPrices(chain, Requirement.of(chain, whole), level=price or 0.0, whole_stages=shortcuts)
     latency = unit_latency(model, chain, example) if budget.quantity == "latency" else None
     return UnitPrices.of(chain, budget, latency, whole_stages=shortcuts)
-
-
-def _averaged(gains: dict[int, float]) -> dict[int, float]:
-    """The mean over all processes that train together."""
-    with together() as processes:
-        found = processes.exchange(gains)
-    return {index: math.fsum(each[index] for each in found) / len(found) for index in gains}

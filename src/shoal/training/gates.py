@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
@@ -29,13 +28,11 @@ from shoal.calling import Inputs, device_of, random_state, restore_random_state
 from shoal.errors import ConfigError, UnitError
 from shoal.plan import Plan
 from shoal.surgery import apply
-from shoal.training.batchnorm import untouched_statistics
+from shoal.training.batchnorm import Buffers, holding, other_buffers, untouched_statistics
 from shoal.training.emptied import Emptied, forget_, only_in
 from shoal.units import Chain
 
 __all__ = ["Gates"]
-
-Buffers = list[tuple[nn.Module, str, Tensor]]
 
 
 class Gates:
@@ -147,7 +144,7 @@ class Gates:
         autocast = torch.autocast(device.type, dtype, enabled=enabled)
         self._asleep = True
         try:
-            with untouched_statistics(self.model), _holding(self._buffers), autocast:
+            with untouched_statistics(self.model), holding(self._buffers), autocast:
                 yield
         finally:
             self._asleep = False
@@ -257,7 +254,7 @@ class Gates:
         elif self.model.training and torch.is_grad_enabled():
             self.off, self.outputs = self.draw(), None
             self.calls += 1
-            self._buffers = _other_buffers(self.model)
+            self._buffers = other_buffers(self.model)
             kind = device_of(self.model).type
             self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
             stack.enter_context(self.replay.recording(self.off, _inputs(self.model, args, kwargs)))
@@ -294,26 +291,6 @@ class _Hooks:
     def after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         if self._gates is not None:
             self._gates._leave(output)
-
-
-def _other_buffers(model: nn.Module) -> Buffers:
-    """Copies of what calls in training may write into, as power iterations do; but for batch norms."""
-    modules = (module for module in model.modules() if module.training and not isinstance(module, _BatchNorm))
-    owned = ((module, name, buffer) for module in modules for name, buffer in module._buffers.items())
-    return [(module, name, buffer.detach().clone()) for module, name, buffer in owned if buffer is not None]
-
-
-@contextmanager
-def _holding(buffers: Buffers) -> Iterator[None]:
-    """Let modules hold copies of these buffers inside the `with`."""
-    own = [(module, name, module._buffers[name]) for module, name, _ in buffers]
-    try:
-        for module, name, buffer in buffers:
-            module._buffers[name] = buffer.clone()
-        yield
-    finally:
-        for module, name, live in own:
-            module._buffers[name] = live
 
 
 def _inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:

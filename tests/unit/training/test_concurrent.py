@@ -166,7 +166,7 @@ def test_a_loss_that_is_not_finite_is_told_and_nothing_is_removed():
     theta = dict(pruner.gates.theta)
     x, y = random_batches(1)[0]
     x[0, 0] = float("nan")
-    with pytest.raises(DataError, match=r"at step 3 \(from 0\) the loss is nan. Nothing was removed"):
+    with pytest.raises(DataError, match="the loss of the batch is nan. Nothing was removed"):
         train(net, [(x, y)], optimizer, pruner)
     assert (pruner.removed, pruner.gates.theta, pruner.done) == ((), theta, 3)
 

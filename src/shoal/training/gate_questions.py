@@ -1,0 +1,127 @@
+"""Asking units what they are worth: which ones in a step, on the batch that was just trained on."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+import torch
+
+from shoal.calling import Batch, device_of, split_batch, to_device
+from shoal.errors import DataError
+from shoal.measurement import Loss, is_causal, sample_losses, sample_weights
+from shoal.processes import together
+from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.gate_gains import Estimator, SlopeGains, flip_gains
+from shoal.training.gates import Gates
+from shoal.units import Chain
+
+__all__ = ["Questions", "forward_macs"]
+
+
+class Questions:
+    """Asks units of a gated network for their gains.
+
+    Args:
+        gates: The gates.
+        settings: Which units are asked, and how.
+        loss: Called as `loss(outputs, labels)` in place of the usual losses.
+
+    Attributes:
+        macs: Multiply-accumulates that questions have cost so far, for one sample of the example.
+    """
+
+    def __init__(self, gates: Gates, settings: ConcurrentSettings, loss: Loss | None = None) -> None:
+        self._gates, self._settings, self._loss = gates, settings, loss
+        self._random = random.Random(settings.seed)
+        self._slopes = SlopeGains(gates) if settings.estimator == "slope" else None
+        self._estimate: Estimator = self._slopes or flip_gains
+        self.macs = 0.0
+
+    def ask(self, batch: Batch | None, *, everyone: bool = False) -> dict[int, float]:
+        """Return what some units are worth on the batch that the network was called on, on the mean of all
+        processes.
+
+        Args:
+            batch: That batch with its labels; None where the network was called with its labels, or text.
+            everyone: Whether all units are asked whose gates move.
+
+        Raises:
+            DataError: If the loss is not finite, or there is nothing to compute one from.
+            ConfigError: If the network was not called.
+        """
+        gates = self._gates
+        gates.check_called()
+        units = list(gates.theta) if everyone else self._chosen()
+        gains = self._estimate(gates, units, self._loss_of(batch))
+        if self._slopes is None:
+            self.macs += sum(forward_macs(gates.chain, gates.off ^ {index}, start=index) for index in units)
+        return _averaged(gains)
+
+    def close(self) -> None:
+        """Watch the network no longer."""
+        if self._slopes is not None:
+            self._slopes.close()
+
+    def state(self) -> list[Any]:
+        """Return which units will be asked, as JSON values."""
+        return list(self._random.getstate())
+
+    def restore_(self, state: Iterable[Any]) -> None:
+        """Take that up."""
+        version, numbers, spare = state
+        self._random.setstate((version, tuple(numbers), spare))
+
+    def _chosen(self) -> list[int]:
+        """Any units whose gates are undecided, and now and then one whose gate is open."""
+        theta = self._gates.theta
+        undecided = [index for index in theta if theta[index] < 1]
+        decided = [index for index in theta if theta[index] == 1]
+        chosen: list[int] = []
+        for _ in range(min(self._settings.probes, len(theta))):
+            revisit = self._random.random() < self._settings.revisit
+            pool = decided if decided and (revisit or not undecided) else undecided
+            chosen.append(pool.pop(self._random.randrange(len(pool))))
+        return chosen
+
+    def _loss_of(self, batch: Batch | None) -> Callable[[Any], float]:
+        model = self._gates.model
+        given = self._gates.inputs if batch is None else to_device(batch, device_of(model))
+        labelled = batch is not None or isinstance(given, Mapping)
+        inputs, labels = split_batch(given) if labelled else (given, None)
+        causal = is_causal(model)
+
+        def loss_of(outputs: Any) -> float:
+            with torch.no_grad():
+                losses = sample_losses(outputs, inputs, labels, loss=self._loss, causal=causal)
+                if losses is None:
+                    raise DataError(
+                        "asked what units are worth: there is nothing to compute a loss from. Pass the batch "
+                        "with its labels, step((inputs, labels)), or loss= for the pruner."
+                    )
+                weights = sample_weights(outputs, inputs, labels, loss=self._loss, causal=causal).to(losses)
+                return float(losses.double() @ weights.double() / weights.sum())
+
+        loss = loss_of(self._gates.outputs)
+        if not math.isfinite(loss):
+            raise DataError(
+                f"asked to prune in training: the loss of the batch is {loss}. Nothing was removed. A lower "
+                "learning rate may work; look for NaN or infinity in that batch too."
+            )
+        return loss_of
+
+
+def forward_macs(chain: Chain, off: Collection[int], start: int = 0) -> float:
+    """Return the multiply-accumulates of a forward pass without some units, none before `start` computed."""
+    units = sum(unit.macs for unit in chain)
+    computed = (unit.macs for unit in chain if unit.index >= start and unit.index not in off)
+    return chain.macs - units + sum(computed)
+
+
+def _averaged(gains: dict[int, float]) -> dict[int, float]:
+    """The mean over all processes that train together."""
+    with together() as processes:
+        found = processes.exchange(gains)
+    return {index: math.fsum(each[index] for each in found) / len(found) for index in gains}
