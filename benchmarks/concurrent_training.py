@@ -9,13 +9,14 @@ not installed; `macs=0.5`. All are trained by the same recipe for the same numbe
 - `dense`: the whole network.
 - `concurrent`: a gate on every block, flips; `concurrent-slope`: with straight-through gradients.
 - `scratch`: the network that `concurrent` of the same seed ended with, from fresh weights.
-- `scales`: a factor on every block, drawn to 0 by an L1 penalty; the smallest go half way.
-- `random`: random blocks go half way.
+- `scales`: a factor on every block, drawn to 0 by an L1 penalty (1e-3, untuned); the smallest go when
+  `concurrent` has settled all gates at the latest.
+- `random`: random blocks go then.
 - `sglp`: the whole network is trained, blocks go by SGLP, what is left is trained on; as many steps of each
   as take the training compute of `concurrent` of the same seed in as many steps.
 
-Half way is where `concurrent` has settled all gates at the latest. Accuracy is that of the 10,000 test
-images. Training compute counts forward and backward passes, and what asking units has cost, in MACs.
+Accuracy is that of the 10,000 test images. Training compute counts forward and backward passes, and what
+asking units has cost, in MACs.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def pictures(part: str) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class Half:
-    """A pruner that takes blocks out half way: random ones, or those of smallest factors."""
+    """A pruner that takes blocks out at once: random ones, or those of smallest factors."""
 
     model: nn.Module
     steps: int
@@ -128,13 +129,13 @@ class Half:
             optimizer.add_param_group({"params": list(self.factors.values()), "weight_decay": 0.0})
 
     def step(self, batch: object) -> None:
-        """Draw the factors to 0; half way, take blocks out."""
+        """Draw the factors to 0; when it is time, take blocks out."""
         for factor in self.factors.values():
             if factor.grad is not None:
                 factor.grad += self.penalty * factor.detach().sign()
         self.macs += 3 * self.left
         self.done += 1
-        if self.done == self.steps // 2:
+        if self.done == round(ConcurrentSettings().window * self.steps):
             self.cut()
 
     def cut(self) -> None:
@@ -238,7 +239,6 @@ def run(way: str, seed: int, batches: ReshuffledBatches, before: Trained | None)
     if before is None:
         raise SystemExit(f"{way} needs concurrent of the same seed: --ways concurrent {way}")
     if way == "scratch":
-        torch.manual_seed(seed + 1000)
         chain = find_units(model, EXAMPLE)
         shallow = apply(network(seed + 1000), Plan.removing(chain, before.removed))
         seconds = trained(shallow, batches, seed, steps)
@@ -260,7 +260,7 @@ def then_pruned(model: nn.Module, seed: int, batches: ReshuffledBatches, compute
     plan = make_plan(model.eval(), choose, method="sglp", budget=BUDGET, example=EXAMPLE, journal=Journal())
     small = apply(model, plan).train()
     choosing = time.perf_counter() - begun
-    seconds += choosing + trained(small, batches, seed, steps - first)
+    seconds += choosing + trained(small, batches, seed + 1000, steps - first)
     macs = 3.0 * (whole * first + count_macs(small, EXAMPLE).total * (steps - first))
     known = {"steps_whole": first, "seconds_choosing": choosing}
     return Trained(model=small, macs=macs, seconds=seconds, removed=plan.removed, known=known)

@@ -10,8 +10,8 @@ All are healed alike.
 
 - `resnet20`: 300 lossless test images choose (the network has memorised those that it was trained on), the
   700 others judge; 4,000 training images heal. `layermerge-quick` measures entries by reconstruction.
-- `lite0`: one image a class, so that healing on labels would teach some classes alone: 250 images heal, by
-  the original's outputs, 96 of them choose; 400 others judge. Entries are measured by reconstruction, and
+- `lite0`: one image a class, so that healing on labels would teach some classes alone: 600 images heal, by
+  the original's outputs, 192 of them choose; 400 others judge. Entries are measured by reconstruction, and
   `layermerge` searches segments that pass no stride, with kernels up to 5.
 
 All that is measured is kept in `benchmarks/cache/`, so that a run that stopped goes on.
@@ -78,12 +78,12 @@ def lite0() -> Case:
     images, labels = imagenet_sample()
     return Case(
         model=efficientnet_lite0(),
-        choose=batched(images[:96], labels[:96], 16),
+        choose=batched(images[:192], labels[:192], 16),
         judge=batched(images[600:], labels[600:], 50),
-        train=batched(images[:250], labels[:250], 25),
-        heal=HealSettings(epochs=1, lr=3e-4, distil=1.0, temperature=1.0, recalibrate_batches=10),
-        told="ImageNet, one image a class: 96 choose, 250 heal without labels, 400 others judge",
-        whole_steps=4,
+        train=batched(images[:600], labels[:600], 30),
+        heal=HealSettings(epochs=3, lr=3e-4, distil=1.0, temperature=1.0),
+        told="ImageNet, one image a class: 192 choose, 600 heal without labels, 400 others judge",
+        whole_steps=20,
         quick=True,
         rules={"strided": False, "largest_kernel": 5},
     )

@@ -117,7 +117,6 @@ def run(options: Options) -> None:
         qualities = [evaluate_quality(each, judged.batches) for each in (loaded.model, found.model)]
         before, after = (replace(m, quality=q) for m, q in zip((before, after), qualities, strict=True))
     _write(options, loaded, found, example, data.description, before, after)
-    checkpoint.unlink(missing_ok=True)
 
 
 def _gates(options: Options) -> ConcurrentSettings | None:
@@ -150,6 +149,7 @@ def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
         weight_decay=options.weight_decay,
         warmup=0.05,
         seed=options.seed,
+        purpose=f"{options.data}, augment={options.augment}",
         **given,
     )
 
@@ -193,6 +193,7 @@ def _write(
         tokenizer_from=loaded.folder or loaded.load_tokenizer(),
         extra={"training": training, "trained_on": described, "seeds": {"seed": options.seed}},
     )
+    beside(options.output, "train.safetensors").unlink(missing_ok=True)
     if options.json:
         told = {"before": before.as_json(), "after": after.as_json(), "verification": verification.as_json()}
         plan = json.loads(found.plan.to_json())

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
-from shoal.calling import Batch
+from shoal.calling import Batch, check_batches
 from shoal.data.batches import Batches, Data
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, DataError
 
 __all__ = ["ReshuffledBatches", "reshuffled"]
 
@@ -55,7 +55,8 @@ class ReshuffledBatches:
     """
 
     def __init__(self, batches: Batches, *, augment: bool = False) -> None:
-        first, *rest = (_plain(batch) for batch in batches)
+        first, *rest = (_plain(batch) for batch in check_batches(batches))
+        _check_shapes([first, *rest])
         self._whole = tree_map(lambda *leaves: torch.cat(leaves), first, *rest)
         leaves = tree_leaves(self._whole)
         self._samples, self._size = len(leaves[0]), len(tree_leaves(first)[0])
@@ -71,6 +72,16 @@ class ReshuffledBatches:
             yield (_moved(batch[0]), *batch[1:]) if self._augment else batch
 
 
+def _check_shapes(batches: list[Any]) -> None:
+    shapes = [[tuple(leaf.shape[1:]) for leaf in tree_leaves(batch)] for batch in batches]
+    if other := next((number for number, each in enumerate(shapes) if each != shapes[0]), None):
+        raise DataError(
+            f"asked to reshuffle batches of samples: those of batch 0 (from 0) have the shapes {shapes[0]}, "
+            f"those of batch {other} {shapes[other]}. Samples of one shape work; or return the batches from "
+            "a function (file.py:function), which are left as they are."
+        )
+
+
 def _plain(batch: Batch) -> Any:
     if isinstance(batch, Mapping):
         return dict(batch)
@@ -78,7 +89,7 @@ def _plain(batch: Batch) -> Any:
 
 
 def _moved(images: Tensor) -> Tensor:
-    """Shift each image by up to an eighth of its side, zeros coming in, and mirror every other one."""
+    """Shift each image by up to an eighth of its side, zeros coming in, and mirror it as often as not."""
     count, _, height, width = images.shape
     most = max(1, min(height, width) // 8)
     padded = torch.nn.functional.pad(images, (most,) * 4)

@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -29,6 +30,7 @@ from shoal.errors import ConfigError
 from shoal.measurement import Loss, unit_latency
 from shoal.plan import Plan
 from shoal.planners import Requirement
+from shoal.processes import together
 from shoal.training.concurrent_settings import ConcurrentSettings
 from shoal.training.gate_decisions import Decisions
 from shoal.training.gate_questions import Questions, forward_macs
@@ -49,6 +51,7 @@ class PruningProgress:
         step: Steps done.
         units: Units that are left.
         remaining: Share of the network's cost that is left, in the quantity of the budget.
+        macs: Share of its multiply-accumulates that is left.
         expected: That share, as gates are drawn now.
         saved: Share of the training compute so far, in MACs, that gates and removals have saved; what asking
             units has cost is taken off.
@@ -59,6 +62,7 @@ class PruningProgress:
     step: int
     units: int
     remaining: float
+    macs: float
     expected: float
     saved: float
     removed: tuple[int, ...]
@@ -151,9 +155,11 @@ class ConcurrentPruner:
     def status(self) -> str:
         """Return in words what is left of the network, and what of the training was saved."""
         now = self.progress()
+        quantity = self.prices.requirement.budget.quantity
+        other = f"{now.remaining:.0%} of {quantity}, " if quantity in ("params", "latency") else ""
         return (
-            f"{now.units} of {len(self.chain)} units, {now.remaining:.0%} of "
-            f"{self.prices.requirement.budget.quantity}, {now.saved:.0%} of the training saved"
+            f"{now.units} of {len(self.chain)} units, {other}{now.macs:.0%} of MACs, {now.saved:.0%} of the "
+            "training saved"
         )
 
     def step(self, batch: Batch | None = None) -> PruningProgress:
@@ -178,9 +184,14 @@ class ConcurrentPruner:
         else:
             self.gates.check_called()
             self._macs += forward_macs(self.chain, self.gates.off)
-            gains = self._questions.ask(batch, everyone=step >= decisions.last) if self._asks(step) else {}
+            gains = (
+                self._questions.ask(batch, everyone=decisions.asks_everyone(step)) if self._asks(step) else {}
+            )
             gone = decisions.after(step, gains)
+            self._decay_shut_()
         self.done = step
+        if decisions.frozen:
+            self._questions.close()
         self.removed_at |= dict.fromkeys(gone, self.done)
         self.gates.forget()
         return self.progress(tuple(gone))
@@ -193,6 +204,7 @@ class ConcurrentPruner:
             step=self.done,
             units=len(self.chain) - len(gates.removed),
             remaining=prices.requirement.remaining(gates.removed) / whole,
+            macs=forward_macs(self.chain, gates.removed) / self.chain.macs if self.chain.macs else 1.0,
             expected=prices.expected(gates.theta, gates.removed),
             saved=self._saved(),
             removed=removed,
@@ -205,12 +217,30 @@ class ConcurrentPruner:
         Gates that were not settled, as training stopped early, are settled now.
 
         Raises:
+            ConfigError: If units have to leave for a budget, and none was asked yet what it is worth.
             SurgeryError, UnitError: As `shoal.apply`.
         """
         if not self.decisions.frozen:
+            self._check_known()
             self.removed_at |= dict.fromkeys(self.decisions.freeze(), self.done)
         self.close()
         return self.gates.finished(self.plan())
+
+    def _check_known(self) -> None:
+        known = any(gain.count for gain in self.decisions.gains.values())
+        if self.budget is not None and not known and not self.prices.is_met(self.gates.removed):
+            raise ConfigError(
+                f"asked to finish pruning after {self.done} of {self.steps} steps: no unit was asked yet "
+                f"what it is worth. Train for at least {max(1, self.decisions.first)} steps."
+            )
+
+    def _decay_shut_(self) -> None:
+        """Give the weights of shut units gradients of zero, so that they decay as others do."""
+        for unit in self.chain.select(self.gates.off - set(self.gates.removed)):
+            for path in unit.modules:
+                for weight in self.model.get_submodule(path).parameters():
+                    if weight.requires_grad and weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
 
     def close(self) -> None:
         """Gate the network no longer; units that have left stay away."""
@@ -286,7 +316,8 @@ class ConcurrentPruner:
     def _asks(self, step: int) -> bool:
         """Whether units are asked in a step: every so many, from the middle of the warm-up on."""
         decisions = self.decisions
-        return step >= decisions.last or (step % self.settings.every == 0 and step > decisions.first // 2)
+        regular = step % self.settings.every == 0 and step > decisions.first // 2
+        return regular or decisions.asks_everyone(step)
 
     def _saved(self) -> float:
         """Share of training compute saved; a backward pass costs twice a forward one."""
@@ -296,7 +327,7 @@ class ConcurrentPruner:
     def _agreed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one before."""
         asked = {"steps": self.steps, "budget": str(self.budget), "price": self._price}
-        return asdict(self.settings) | asked | {"units": len(self.chain)}
+        return asdict(self.settings) | asked | {"units": [unit.name for unit in self.chain]}
 
 
 def _prices(
@@ -306,5 +337,9 @@ def _prices(
     if budget is None:
         whole = Budget(quantity="macs", limit=1.0, relative=True)
         return UnitPrices(chain, Requirement.of(chain, whole), level=price or 0.0, whole_stages=shortcuts)
-    latency = unit_latency(model, chain, example) if budget.quantity == "latency" else None
+    latency = None
+    if budget.quantity == "latency":
+        with together() as processes:
+            # Clocks differ; prices must not.
+            latency = processes.exchange(unit_latency(model, chain, example))[0]
     return UnitPrices.of(chain, budget, latency, whole_stages=shortcuts)

@@ -57,7 +57,7 @@ class ConcurrentSettings:
             (self.estimator not in ("flip", "slope"), f"estimator={self.estimator!r}: flip and slope work"),
             (self.probes < 1, f"probes={self.probes}: 1 or more works"),
             (self.every < 1, f"every={self.every}: 1 or more works"),
-            (not 0 <= self.memory < 1, f"memory={self.memory}: a weight from 0 to below 1 works"),
+            (not 0 < self.memory < 1, f"memory={self.memory}: a weight between 0 and 1 works"),
             (
                 not 0 <= self.warmup < self.window <= 1,
                 f"warmup={self.warmup} and window={self.window}: shares with 0 <= warmup < window <= 1 work",

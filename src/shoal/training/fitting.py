@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from shoal.calling import (
@@ -231,7 +232,9 @@ class _Run:
         """Yield the batches of this epoch that are not done, in the order of an unbroken run."""
         state = self.state
         if state.batch == 0:
-            state.epoch_random = random_state(self.device)
+            # Processes draw one order, whatever they have drawn before.
+            state.epoch_random = self.processes.exchange(random_state(self.device))[0]
+            restore_random_state(state.epoch_random, self.device)
             yield from self._mine(iter(batches))
             return
         now = random_state(self.device)
@@ -302,10 +305,11 @@ class _Run:
         return asdict(self.settings) | {"total": self.total, "processes": self.processes.count}
 
     def _share_statistics_(self) -> None:
-        """Give running statistics of norms their mean over all processes."""
+        """Give running statistics of batch norms their mean over all processes."""
         if self.processes.count == 1:
             return
-        buffers = [buffer for buffer in self.model.buffers() if buffer.is_floating_point()]
+        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
+        buffers = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
         found = self.processes.exchange([buffer.to("cpu") for buffer in buffers])
         for buffer, values in zip(buffers, zip(*found, strict=True), strict=True):
             buffer.copy_(torch.stack(values).double().mean(dim=0))

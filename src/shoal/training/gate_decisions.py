@@ -67,6 +67,10 @@ class Decisions:
         """The step after which no gate moves."""
         return min(self.steps, max(self.first + 1, round(self.settings.window * self.steps)))
 
+    def asks_everyone(self, step: int) -> bool:
+        """Whether all units are asked in a step: before prices begin, and before gates are settled."""
+        return step == max(1, self.first) or step >= self.last
+
     @property
     def worth(self) -> dict[int, float]:
         """What each unit that is left is worth, as far as is known."""
@@ -83,6 +87,8 @@ class Decisions:
         gains = {index: gain for index, gain in gains.items() if math.isfinite(gain)}
         for index, gain in gains.items():
             self.gains[index].add(gain)
+            if self.settings.condition == "attracted":
+                self._note_influence(index)
         gone: list[int] = []
         if self.led and step == max(1, self.first):
             self.prices.start(self.worth)
@@ -102,10 +108,12 @@ class Decisions:
         return going
 
     def _surplus(self) -> list[int]:
-        return list(self.prices.surplus(self.worth, self.gates.removed))
+        # Where no batch gave a finite gain, nobody knows that the network works without: those go last.
+        worth = {index: gain if self.gains[index].count else math.inf for index, gain in self.worth.items()}
+        return list(self.prices.surplus(worth, self.gates.removed))
 
     def _unworthy(self) -> list[int]:
-        """The units known to be worth less than their price, but for the last of a stage."""
+        """The units worth less than their price on the running average, but for the last of a stage."""
         short = {index: gain - self.prices.price(index) for index, gain in self.worth.items()}
         going: list[int] = []
         for index in sorted(short, key=lambda index: short[index]):
@@ -131,7 +139,7 @@ class Decisions:
                 gain,
                 prices.price(index),
                 step=settings.haste * settings.start / (mean * _TIME_TO_LEAVE * self.steps),
-                share=max(1.0, settings.every * undecided / settings.probes),
+                share=max(1.0, settings.every * undecided / max(1, len(gains))),
                 deviation=self.gains[index].deviation,
             )
         return self._leaving(gains)
@@ -155,24 +163,28 @@ class Decisions:
         removed = self.gates.removed
         if self.led and (self.prices.is_met(removed) or self.prices.is_needed(index, removed)):
             return False
+        gain = self.gains[index]
+        if math.isinf(gain.error):
+            return False
         if self.settings.condition == "attracted":
             return self._is_attracted(index) and not self._is_last(index)
-        gain = self.gains[index]
         highest = gain.mean + self.settings.confidence * gain.error
         return highest < self.prices.price(index) and not self._is_last(index)
 
     def _is_attracted(self, index: int) -> bool:
         weights = _last_weights(self.gates.model, self.gates.chain[index].modules)
-        norm = math.sqrt(math.fsum(float(weight.detach().double().square().sum()) for weight in weights))
-        if norm > 0:
-            self.influence[index] = max(self.influence[index], abs(self.gains[index].mean) / norm)
         return attracted(
             self.gates.theta[index],
-            norm,
+            _norm_of(weights),
             decay=_decay_of(self.optimizer, weights),
             influence=self.influence[index],
             price=self.prices.price(index),
         )
+
+    def _note_influence(self, index: int) -> None:
+        norm = _norm_of(_last_weights(self.gates.model, self.gates.chain[index].modules))
+        if norm > 0:
+            self.influence[index] = max(self.influence[index], abs(self.gains[index].mean) / norm)
 
     def _is_last(self, index: int, going: Sequence[int] = ()) -> bool:
         """Whether a unit has to stay as the last of its stage; warns once of each."""
@@ -195,6 +207,10 @@ def _last_weights(model: nn.Module, paths: Sequence[str]) -> list[nn.Parameter]:
     modules = [part for path in paths for part in model.get_submodule(path).modules()]
     owned = (list(module.parameters(recurse=False)) for module in reversed(modules))
     return next((own for own in owned if own), [])
+
+
+def _norm_of(weights: Sequence[nn.Parameter]) -> float:
+    return math.sqrt(math.fsum(float(weight.detach().double().square().sum()) for weight in weights))
 
 
 def _decay_of(optimizer: Optimizer | None, weights: Sequence[nn.Parameter]) -> float:

@@ -105,6 +105,8 @@ class SlopeGains:
         """Watch no longer."""
         for handle in self._handles:
             handle.remove()
+        self._handles.clear()
+        self._seen.clear()
 
     def _before(self, index: int, watched: nn.Module) -> Callable[..., None]:
         def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -58,6 +58,9 @@ class Questions:
         gains = self._estimate(gates, units, self._loss_of(batch))
         if self._slopes is None:
             self.macs += sum(forward_macs(gates.chain, gates.off ^ {index}, start=index) for index in units)
+        else:
+            # What a shut unit would have added is computed now.
+            self.macs += sum(gates.chain[index].macs for index in gains if index in gates.off)
         return _averaged(gains)
 
     def close(self) -> None:

@@ -16,6 +16,9 @@ from shoal.errors import ConfigError
 
 __all__ = ["Gain", "attracted", "moved", "price_of_prior"]
 
+# Fewer batches say too little of how far they differ.
+_FEWEST = 10
+
 
 @dataclass(kw_only=True)
 class Gain:
@@ -52,7 +55,9 @@ class Gain:
 
     @property
     def error(self) -> float:
-        """One standard error of the mean; infinite where no more than one batch counts."""
+        """One standard error of the mean; infinite while fewer than ten batches spoke, or one counts."""
+        if self.count < _FEWEST:
+            return math.inf
         # Weights of an average that forgets: their squares sum to one over the number that counts.
         square = (1 - self.memory) / (1 + self.memory) * (1 - self.memory ** (2 * self.count))
         counting = self._weight**2 / square if self.count else 0.0
@@ -79,7 +84,8 @@ def moved(theta: float, gain: float, price: float, *, step: float, share: float,
         0.4
     """
     rate = step * share
-    if 0 < deviation < math.inf:
+    if deviation > 0:
+        # One batch alone does not say how far it is off: no step then.
         rate = min(rate, _LARGEST / deviation)
     return min(1.0, max(0.0, theta + rate * (gain - price)))
 

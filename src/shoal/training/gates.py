@@ -63,7 +63,7 @@ class Gates:
                 f"asked to put gates on {chain.model}: none of its {len(chain)} units can be removed. "
                 "`shoal units` says why."
             )
-        if hasattr(model, "_orig_mod"):
+        if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
             raise ConfigError(
                 "asked to put gates on a network that is compiled as a whole: every draw would compile it "
                 "anew. Pass the network itself, and compile its blocks (block.compile())."

@@ -115,7 +115,7 @@ def train(
         pruner = ConcurrentPruner(
             student, example, steps=steps, budget=budget, price=price, loss=loss, settings=settings
         )
-    purpose = fingerprint("train", method, str(budget), price, fresh)
+    purpose = fingerprint("train", method, str(budget), price, fresh, fit_settings.purpose)
     try:
         report = fit(
             student,
@@ -131,7 +131,8 @@ def train(
             pruner.close()
         raise
     trained = student if pruner is None else pruner.finish()
-    recalibrate_(trained, batches)
+    with seeded(trained, fit_settings.seed):
+        recalibrate_(trained, batches)
     return TrainingResult(
         model=trained.eval(),
         plan=_plan(model, example, pruner),

@@ -3,7 +3,7 @@ import torch
 
 from shoal.data import ReshuffledBatches, load_data, reshuffled
 from shoal.data.batches import Data
-from shoal.errors import ConfigError
+from shoal.errors import ConfigError, DataError
 
 
 def pairs(count=10, size=4):
@@ -85,3 +85,10 @@ def test_only_images_are_augmented():
     )
     with pytest.raises(ConfigError, match="asked to augment f: only images"):
         reshuffled(custom, augment=True)
+
+
+def test_what_cannot_be_put_together_is_refused():
+    with pytest.raises(DataError, match="found none: the data is empty"):
+        ReshuffledBatches([])
+    with pytest.raises(DataError, match=r"batch 0 .* shapes \[\(3,\)\], those of batch 1 \[\(4,\)\]"):
+        ReshuffledBatches([torch.zeros(2, 3), torch.zeros(2, 4)])

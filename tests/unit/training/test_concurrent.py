@@ -5,6 +5,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.functional import cross_entropy
 
 import shoal
@@ -393,8 +394,44 @@ def test_a_loss_of_ones_own_is_used():
     (net(x) - 1).square().mean().backward()
     plain = deepcopy(net)
     pruner.step((x, None))
-    ((index, gain),) = ((i, g) for i, g in pruner.decisions.gains.items() if g.count)
+    index, gain = next((i, g) for i, g in pruner.decisions.gains.items() if g.count)
     with torch.no_grad(), shoal.architectures.bypassed(plain, pruner.chain, [index]):
         without = (plain(x) - 1).square().mean()
     with torch.no_grad():
         assert gain.mean == pytest.approx((without - (plain(x) - 1).square().mean()).item(), abs=1e-6)
+
+
+def test_shut_units_decay_as_others_do():
+    net, optimizer, pruner = start(20, price=0.1)
+    x, y = random_batches(1)[0]
+    pruner.gates.draw = lambda: frozenset({2})
+    before = {name: value.detach().clone() for name, value in net.blocks[2].named_parameters()}
+    F.cross_entropy(net(x), y).backward()
+    pruner.step((x, y))
+    optimizer.step()
+    for name, value in net.blocks[2].named_parameters():
+        group = next(g for g in optimizer.param_groups if any(p is value for p in g["params"]))
+        rate = group["lr"] * group["weight_decay"]
+        assert torch.allclose(
+            value, before[name] * (1 - rate * (1 + group.get("nesterov", 0) * 0.9)), atol=1e-6
+        )
+
+
+def test_training_that_ends_before_a_unit_was_asked_is_not_guessed_at():
+    _, _, pruner = start(100, budget="units=3")
+    with pytest.raises(ConfigError, match="after 0 of 100 steps: no unit was asked yet what it is worth"):
+        pruner.finish()
+
+
+def test_all_units_are_asked_before_prices_begin():
+    net, optimizer, pruner = start(100, budget="units=3", settings={"warmup": 0.1})
+    train(net, random_batches(10), optimizer, pruner)
+    assert all(gain.count for gain in pruner.decisions.gains.values())
+
+
+def test_units_without_which_the_loss_is_infinite_go_last():
+    _, _, pruner = start(100, budget="units=3")
+    gains = pruner.decisions.gains
+    for index, gain in ((1, 0.5), (2, 0.4), (3, 0.3), (4, 0.2), (5, 0.1)):
+        gains[index].add(gain)
+    assert sorted(pruner.decisions.freeze()) == [3, 4, 5]

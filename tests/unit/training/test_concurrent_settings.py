@@ -13,7 +13,7 @@ from shoal.training.concurrent_settings import ConcurrentSettings
         ({"estimator": "guess"}, "estimator='guess': flip and slope work"),
         ({"probes": 0}, "probes=0: 1 or more works"),
         ({"every": 0}, "every=0: 1 or more works"),
-        ({"memory": 1.0}, "memory=1.0: a weight from 0 to below 1 works"),
+        ({"memory": 1.0}, "memory=1.0: a weight between 0 and 1 works"),
         ({"memory": -0.1}, "memory=-0.1"),
         ({"warmup": -0.1}, "warmup=-0.1 and window=0.3: shares with 0 <= warmup < window <= 1 work"),
         ({"warmup": 0.5}, "warmup=0.5 and window=0.3"),
@@ -43,7 +43,7 @@ def test_all_faults_are_told_at_once():
     [
         {},
         {"warmup": 0.0, "window": 1.0},
-        {"memory": 0.0, "confidence": 0.0},
+        {"memory": 0.01, "confidence": 0.0},
         {"tolerance": 0.0, "floor": 0.5, "revisit": 0.0},
         {"revisit": 1.0, "estimator": "slope", "condition": "attracted"},
     ],

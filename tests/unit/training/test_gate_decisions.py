@@ -67,6 +67,8 @@ def test_gates_move_between_warm_up_and_window(steps, warmup, window, first, las
 
 def test_gates_take_the_step_of_projected_descent():
     decisions = toy_decisions(price=0.1, warmup=0.0, haste=0.5, probes=2)
+    for index, gain in ((0, 0.08), (2, 0.3)):
+        decisions.gains[index].add(gain)
     decisions.after(1, {0: 0.08, 2: 0.3})
     # A worthless unit would need a fifth of all steps at haste 1; two of four units were asked.
     rate = 0.5 * 0.9 / (0.1 * 0.2 * 100) * 2
@@ -211,8 +213,9 @@ def attracted_decisions(scale, decay=5e-4, **settings):
 def test_a_unit_is_attracted_by_its_gate_and_its_last_weights(scale, gain, gone):
     decisions = attracted_decisions(scale)
     decisions.gates.theta[1] = 0.0
-    for _ in range(3):
+    for _ in range(10):
         decisions.gains[1].add(gain)
+        decisions._note_influence(1)
     assert decisions._leaving({1: gain}) == gone
     assert gone or decisions.gates.theta[1] == decisions.settings.floor
 
@@ -223,7 +226,8 @@ def test_a_unit_with_zero_weights_can_leave_later_too():
     with torch.no_grad():
         decisions.gates.model.get_submodule("blocks.1.second").weight.fill_(1e-4)
     decisions.gates.theta[1] = 0.0
-    decisions.gains[1].add(1e-8)
+    for _ in range(10):
+        decisions.gains[1].add(1e-8)
     assert decisions._leaving({1: 0.0}) == [1]
 
 
@@ -231,5 +235,6 @@ def test_a_last_stage_without_weights_of_its_own_is_no_error():
     net = nn.Sequential(*(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3)), nn.Linear(4, 2))
     decisions = decisions_on(net, torch.zeros(2, 4), price=0.1, condition="attracted", warmup=0.0)
     decisions.gates.theta[1] = 0.0
-    decisions.gains[1].add(0.0)
+    for _ in range(10):
+        decisions.gains[1].add(0.0)
     assert decisions._leaving({1: 0.0}) == [1]

@@ -94,7 +94,7 @@ def test_averages_are_those_of_explicit_weights(values, memory):
         return
     assert gain.deviation == pytest.approx(math.sqrt(variance), abs=1e-5)
     counting = weights.sum() ** 2 / (weights**2).sum()
-    if memory == 0:
+    if memory == 0 or len(values) < 10:
         assert gain.error == math.inf
     else:
         assert gain.error == pytest.approx(math.sqrt(variance / (counting - 1)), abs=1e-5)
@@ -126,7 +126,7 @@ def test_a_gate_takes_one_projected_step_towards_what_its_unit_is_worth(
 ):
     found = moved(theta, gain, price, step=step, share=share, deviation=deviation)
     rate = step * share
-    if deviation in (1e-3, 0.5):
+    if deviation > 0:
         rate = min(rate, 0.02 / deviation)
     assert found == pytest.approx(np.clip(theta + rate * (gain - price), 0, 1))
     assert 0 <= found <= 1
