@@ -25,6 +25,7 @@ from shoal.measurement.latency import (
 from shoal.measurement.losses import (
     IGNORED,
     Loss,
+    batch_loss,
     is_causal,
     logits_of,
     sample_losses,
@@ -56,6 +57,7 @@ __all__ = [
     "ShapeTiming",
     "Timing",
     "activation_module",
+    "batch_loss",
     "cannot_generate",
     "check_generation",
     "check_tasks",

@@ -18,6 +18,7 @@ from shoal.errors import DataError
 __all__ = [
     "IGNORED",
     "Loss",
+    "batch_loss",
     "given_losses",
     "is_causal",
     "logits_of",
@@ -106,6 +107,25 @@ def sample_losses(
     if labels.is_floating_point():
         return _squared_errors(logits, labels)
     return _class_losses(logits, labels)
+
+
+def batch_loss(
+    outputs: Any, inputs: Inputs, labels: Any, *, loss: Loss | None = None, causal: bool | None = None
+) -> Tensor | None:
+    """Return the mean loss of a batch, over samples or predicted tokens, differentiable; None where there is
+    nothing to compute one from.
+
+    Args:
+        outputs, inputs, labels, loss, causal: As for `sample_losses`.
+
+    Raises:
+        DataError: As `sample_losses`.
+    """
+    losses = sample_losses(outputs, inputs, labels, loss=loss, causal=causal)
+    if losses is None:
+        return None
+    weights = sample_weights(outputs, inputs, labels, loss=loss, causal=causal).to(losses)
+    return losses @ weights / weights.sum()
 
 
 def given_losses(losses: Any, samples: int) -> Tensor:

@@ -17,7 +17,14 @@ from shoal.calling import Batch, call, check_batches, device_of, evaluating, spl
 from shoal.errors import DataError
 from shoal.progress import track
 
-__all__ = ["Buffers", "holding", "other_buffers", "recalibrate_", "untouched_statistics"]
+__all__ = [
+    "Buffers",
+    "holding",
+    "other_buffers",
+    "recalibrate_",
+    "single_values_explained",
+    "untouched_statistics",
+]
 
 Buffers = list[tuple[nn.Module, str, Tensor]]
 """Modules, and copies of buffers of theirs by name."""
@@ -64,6 +71,27 @@ def recalibrate_(model: nn.Module, batches: Iterable[Batch], *, most_batches: in
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return used
+
+
+@contextmanager
+def single_values_explained(asked: str) -> Iterator[None]:
+    """Say in words, inside the `with`, that a batch norm got one value per channel.
+
+    Args:
+        asked: What was asked, for the message.
+
+    Raises:
+        DataError: If one did.
+    """
+    try:
+        yield
+    except ValueError as error:
+        if not str(error).startswith("Expected more than 1 value per channel"):
+            raise
+        raise DataError(
+            f"asked to {asked}: it has one value per channel, and a variance needs two ({error}). Larger "
+            "batches work."
+        ) from error
 
 
 @contextmanager
@@ -115,15 +143,8 @@ def _estimate_(model: nn.Module, norms: list[_BatchNorm], batches: Iterable[Batc
             norm.momentum = None
             norm.train()
         for batch in track(islice(check_batches(batches), most_batches), "recalibrating batch norms", None):
-            try:
+            with single_values_explained(f"recalibrate batch norms on batch {used} (from 0)"):
                 call(model, to_device(split_batch(batch)[0], device))
-            except ValueError as error:
-                if not str(error).startswith("Expected more than 1 value per channel"):
-                    raise
-                raise DataError(
-                    f"asked to recalibrate batch norms on batch {used} (from 0): it has one value per "
-                    f"channel, and a variance needs two ({error}). Larger batches work."
-                ) from error
             used += 1
     return used
 

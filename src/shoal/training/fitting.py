@@ -36,6 +36,7 @@ from shoal.calling import (
 from shoal.errors import ConfigError, DataError, MissingExtraError
 from shoal.processes import Processes, together
 from shoal.progress import task
+from shoal.training.batchnorm import single_values_explained
 from shoal.training.checkpoint import (
     EpochReport,
     TrainingState,
@@ -256,7 +257,8 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         inputs, labels = to_device(split_batch(batch), self.device)
-        with self.accelerator.autocast():
+        place = f"train on batch {state.batch} of epoch {state.epoch} (from 0)"
+        with self.accelerator.autocast(), single_values_explained(place):
             loss = self.objective(self.model, inputs, labels)
         value = float(loss.detach())
         if not math.isfinite(value):

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from shoal.architectures.hidden import hidden_input, hidden_output, replace_hidden, stand_ins
+from shoal.calling import device_of
 from shoal.training.gates import Gates
 from shoal.units import Unit
 
@@ -62,6 +63,7 @@ class _Seen:
     output: Tensor | None = None
     gradient: Tensor | None = None
     version: int = 0
+    autocast: tuple[bool, torch.dtype] = False, torch.bfloat16
 
     @property
     def overwritten(self) -> bool:
@@ -120,6 +122,8 @@ class SlopeGains:
             if seen.output is not None:
                 # The backward pass calls it again.
                 return
+            kind = device_of(self._gates.model).type
+            seen.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
             seen.calls.append(tree_map(_detached, (args, kwargs)))
 
         return before
@@ -149,6 +153,12 @@ class SlopeGains:
 
 def _slope(gates: Gates, unit: Unit, seen: _Seen) -> float:
     """The gradient at the unit's output, times what the unit adds."""
+    enabled, dtype = seen.autocast
+    with torch.autocast(device_of(gates.model).type, dtype, enabled=enabled):
+        return _difference(gates, unit, seen)
+
+
+def _difference(gates: Gates, unit: Unit, seen: _Seen) -> float:
     closed = _through(stand_ins(unit.outputs, len(unit.modules)), seen)
     opened = seen.output if unit.index not in gates.off else _through(_modules(gates, unit), seen)
     if closed is None or opened is None or seen.gradient is None:

@@ -11,7 +11,7 @@ import torch
 
 from shoal.calling import Batch, device_of, split_batch, to_device
 from shoal.errors import DataError
-from shoal.measurement import Loss, is_causal, sample_losses, sample_weights
+from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.processes import together
 from shoal.training.concurrent_settings import ConcurrentSettings
 from shoal.training.gate_gains import Estimator, SlopeGains, flip_gains
@@ -98,14 +98,13 @@ class Questions:
 
         def loss_of(outputs: Any) -> float:
             with torch.no_grad():
-                losses = sample_losses(outputs, inputs, labels, loss=self._loss, causal=causal)
-                if losses is None:
+                loss = batch_loss(outputs, inputs, labels, loss=self._loss, causal=causal)
+                if loss is None:
                     raise DataError(
                         "asked what units are worth: there is nothing to compute a loss from. Pass the batch "
                         "with its labels, step((inputs, labels)), or loss= for the pruner."
                     )
-                weights = sample_weights(outputs, inputs, labels, loss=self._loss, causal=causal).to(losses)
-                return float(losses.double() @ weights.double() / weights.sum())
+                return float(loss)
 
         loss = loss_of(self._gates.outputs)
         if not math.isfinite(loss):

@@ -294,7 +294,15 @@ class _Hooks:
 
 
 def _inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    """A call's arguments as inputs: by place, or all by name."""
-    if not kwargs:
-        return args
-    return dict(zip(inspect.signature(model.forward).parameters, args, strict=False)) | kwargs
+    """A call's arguments as inputs: all by name, or all by place."""
+    known = inspect.signature(model.forward).parameters.values()
+    names = [each.name for each in known if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    if len(args) <= len(names):
+        return dict(zip(names, args, strict=False)) | kwargs
+    if kwargs:
+        raise ConfigError(
+            f"asked to call a gated {type(model).__name__} with {len(args)} arguments by place and "
+            f"{', '.join(kwargs)} by name: its forward names {len(names)} of them. Arguments all by name, or "
+            "all by place, work."
+        )
+    return args

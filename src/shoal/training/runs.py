@@ -17,7 +17,7 @@ from shoal.budget import Budget
 from shoal.calling import Batch, Inputs, call, check_batches
 from shoal.errors import ConfigError, DataError
 from shoal.journal import fingerprint
-from shoal.measurement import Loss, is_causal, sample_losses
+from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.plan import Plan
 from shoal.processes import together
 from shoal.training.batchnorm import recalibrate_
@@ -101,8 +101,8 @@ def train(
         >>> len(found.model)
         2
     """
-    _check(method, budget, price, settings)
     fit_settings = fit_settings or FitSettings()
+    _check(method, budget, price, settings, fit_settings.mixed_precision)
     student = copy.deepcopy(model)
     drawn: list[str] = []
     if fresh:
@@ -152,24 +152,33 @@ def _objective(student: nn.Module, loss: Loss | None) -> Objective:
     causal = is_causal(student)
 
     def objective(model: nn.Module, inputs: Inputs, labels: Any) -> Tensor:
-        losses = sample_losses(call(model, inputs), inputs, labels, loss=loss, causal=causal)
-        if losses is None:
+        mean = batch_loss(call(model, inputs), inputs, labels, loss=loss, causal=causal)
+        if mean is None:
             raise DataError(
                 "asked to train on batches from which no loss can be computed: pass (inputs, labels), text "
                 "for a language model, or loss=."
             )
-        return losses.mean()
+        return mean
 
     return objective
 
 
 def _check(
-    method: str, budget: Budget | str | None, price: float | None, settings: ConcurrentSettings | None
+    method: str,
+    budget: Budget | str | None,
+    price: float | None,
+    settings: ConcurrentSettings | None,
+    precision: str,
 ) -> None:
     if method not in METHODS:
         near = get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
         raise ConfigError(
             f"asked to train by the method {method!r}: {', '.join(METHODS)} work; the nearest is {near!r}."
+        )
+    if settings is not None and settings.estimator == "slope" and precision == "fp16":
+        raise ConfigError(
+            "asked to read gains off gradients (estimator=slope) in fp16, where losses are scaled: flip "
+            "works, and mixed_precision bf16 or no."
         )
     given = {"budget": budget, "price": price, "settings of gates": settings}
     if method == "dense" and (idle := [name for name, value in given.items() if value is not None]):

@@ -8,7 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from gated import Toy, equal, noted, turned
 from networks import NETWORKS, gpt2, llama
-from shoal import find_units
+from shoal import ConcurrentPruner, find_units
 from shoal.architectures import bypassed
 from shoal.calling import call
 from shoal.errors import ConfigError, UnitError
@@ -432,3 +432,48 @@ def test_a_state_taken_up_draws_on_as_if_nothing_had_happened(toy, x):
     assert (other.theta, other.removed, other.calls) == (gates.theta, [3, 0], 0)
     assert [other.draw() for _ in range(9)] == [gates.draw() for _ in range(9)]
     assert other.model.state_dict().keys() == gates.model.state_dict().keys()
+
+
+class Several(nn.Module):
+    """Takes any number of maps, and a scale by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3))
+
+    def forward(self, *xs, scale=1.0):
+        x = sum(xs) * scale
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_arguments_by_place_and_by_name_are_refused_where_the_forward_does_not_name_them():
+    net = Several()
+    x = torch.randn(2, 4)
+    gates = Gates(net, find_units(net, (x, x)))
+    net.train()(x, x)
+    assert torch.equal(gates.replayed(gates.off), gates.outputs)
+    with pytest.raises(
+        ConfigError, match="2 arguments by place and scale by name: its forward names 0 of them"
+    ):
+        net(x, x, scale=2.0)
+
+
+def test_labels_given_by_place_are_seen():
+    class Labelled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(4, 4), nn.Tanh()) for _ in range(3))
+
+        def forward(self, x, labels=None):
+            for block in self.blocks:
+                x = x + block(x)
+            return x
+
+    net, x, y = Labelled(), torch.randn(2, 4), torch.tensor([0, 1])
+    pruner = ConcurrentPruner(net, x, steps=4, budget="units=2")
+    for _ in range(2):
+        net(x, y).sum().backward()
+        pruner.step()
+    assert any(gain.count for gain in pruner.decisions.gains.values())

@@ -5,7 +5,7 @@ from torch import nn
 from networks import NETWORKS
 from shoal import Budget, find_units
 from shoal.errors import BudgetError, ConfigError, DataError, UnknownArchitectureError
-from shoal.training import FitSettings, TrainingResult, fitting, train
+from shoal.training import ConcurrentSettings, FitSettings, TrainingResult, fitting, train
 from shoal.training.runs import METHODS
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
@@ -130,7 +130,7 @@ def test_other_budgets_do_not_resume(tmp_path):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"method": "concurent"}, ConfigError, "the nearest is 'concurrent'"),
+        ({"method": "concurr"}, ConfigError, "the nearest is 'concurrent'"),
         ({"budget": None}, ConfigError, "budget=None and price=None: one of them works"),
         ({"price": 0.1}, ConfigError, "one of them works"),
         ({"price": -1.0, "budget": None}, ConfigError, "a price of -1.0"),
@@ -166,3 +166,27 @@ def test_networks_of_every_make_are_trained(name):
         model, [(example, labels)] * 4, example=example, budget=budget, fit_settings=FitSettings(epochs=3)
     )
     assert len(found.plan.removed) == 1
+
+
+def test_slopes_of_scaled_losses_are_refused():
+    settings = FitSettings(epochs=1, mixed_precision="fp16")
+    with pytest.raises(ConfigError, match="in fp16, where losses are scaled: flip works"):
+        run(settings=ConcurrentSettings(estimator="slope"), fit_settings=settings)
+
+
+def test_a_batch_with_one_value_per_channel_is_named():
+    with pytest.raises(DataError, match=r"asked to train on batch 1 of epoch 0 \(from 0\): it has one value"):
+        train(
+            network(),
+            [(X[:6], Y[:6]), (X[:1], Y[:1])],
+            example=X[:1],
+            budget="units=3",
+            fit_settings=FitSettings(epochs=1),
+        )
+
+
+def test_statistics_do_not_depend_on_what_was_drawn_before():
+    torch.manual_seed(1)
+    first = run()
+    torch.manual_seed(2)
+    assert torch.equal(weights(run().model), weights(first.model))
