@@ -12,7 +12,7 @@ from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import beside, read_json
 from shoal.cli.loading import example_of, open_data, open_model, open_more_data
 from shoal.cli.options import DataOptions, ModelOptions
-from shoal.cli.settings import changed, describe_settings
+from shoal.cli.settings import changed, show_settings
 
 if TYPE_CHECKING:
     from shoal.architectures.references import LoadedModel
@@ -24,12 +24,9 @@ __all__ = ["Options", "list_settings", "run"]
 
 def list_settings() -> None:
     """Show every setting of healing."""
-    from shoal.reports import Table
     from shoal.training import HealSettings
 
-    columns = (("setting", False), ("default", False), ("meaning", False))
-    rows = tuple(describe_settings(HealSettings()))
-    show_table(Table(title="Settings of healing (--set KEY=VALUE)", columns=columns, rows=rows))
+    show_settings("Settings of healing (--set KEY=VALUE)", HealSettings())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from shoal.cli.command import field_help
 from shoal.cli.recipe import check_value
 from shoal.errors import ConfigError
 
-__all__ = ["changed", "describe_settings", "list_methods"]
+__all__ = ["changed", "describe_settings", "list_methods", "show_settings"]
 
 
 def changed(base: Any, texts: Sequence[str], *, of: str) -> Any:
@@ -92,23 +92,30 @@ def _written(value: Any) -> str:
     return str(yaml.safe_dump(plain, default_flow_style=True)).removesuffix("...\n").strip()
 
 
+def show_settings(title: str, settings: Any, *notes: str) -> None:
+    """Show every setting with its default and what it means.
+
+    Args:
+        title: Of the table.
+        settings: An instance of a settings dataclass.
+        notes: What stands below the table.
+    """
+    from shoal.cli.console import show_table
+    from shoal.reports.tables import Table
+
+    columns = (("setting", False), ("default", False), ("meaning", False))
+    show_table(Table(title=title, columns=columns, rows=tuple(describe_settings(settings)), notes=notes))
+
+
 def list_methods(form: str = "KEY=VALUE") -> None:
     """Show every method with a line of help, its presets and its settings.
 
     Args:
         form: How a setting is written after `--set`.
     """
-    from shoal.cli.console import show_table
     from shoal.methods import get, names
-    from shoal.reports.tables import Table
 
     for name, line in names().items():
         method = get(name)
-        show_table(
-            Table(
-                title=f"{name}: {line}",
-                columns=(("setting", False), ("default", False), ("meaning", False)),
-                rows=tuple(describe_settings(method.settings())),
-                notes=(f"presets: {', '.join(method.presets)}; change a setting with --set {form}",),
-            )
-        )
+        presets = f"presets: {', '.join(method.presets)}; change a setting with --set {form}"
+        show_settings(f"{name}: {line}", method.settings(), presets)

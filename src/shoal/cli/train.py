@@ -12,7 +12,7 @@ from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import beside
 from shoal.cli.loading import example_of, open_data, open_model, open_more_data
 from shoal.cli.options import DataOptions, FormatOptions, ModelOptions
-from shoal.cli.settings import changed, describe_settings
+from shoal.cli.settings import changed, show_settings
 from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,12 +24,9 @@ __all__ = ["Options", "list_settings", "run"]
 
 def list_settings() -> None:
     """Show every setting of gates."""
-    from shoal.reports import Table
     from shoal.training import ConcurrentSettings
 
-    columns = (("setting", False), ("default", False), ("meaning", False))
-    rows = tuple(describe_settings(ConcurrentSettings()))
-    show_table(Table(title="Settings of gates (--set KEY=VALUE)", columns=columns, rows=rows))
+    show_settings("Settings of gates (--set KEY=VALUE)", ConcurrentSettings())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,5 +200,9 @@ def _write(
     show_table(comparison_table(before, after))
     show_table(checks_table(verification))
     if found.progress is not None:
-        note(f"{found.progress.saved:.0%} of the training compute of the whole network was saved, in MACs")
+        share = abs(found.progress.saved)
+        what = (
+            "was saved" if found.progress.saved >= 0 else "came on top, for asking units what they are worth"
+        )
+        note(f"{share:.0%} of the training compute of the whole network {what}, in MACs")
     note(f"written to {options.output}")

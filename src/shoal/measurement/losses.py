@@ -125,7 +125,8 @@ def batch_loss(
     if losses is None:
         return None
     weights = sample_weights(outputs, inputs, labels, loss=loss, causal=causal).to(losses)
-    return losses @ weights / weights.sum()
+    # A dot product of floats may depend on where they lie in memory.
+    return (losses * weights).sum() / weights.sum()
 
 
 def given_losses(losses: Any, samples: int) -> Tensor:

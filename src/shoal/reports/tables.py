@@ -264,5 +264,6 @@ def uncounted_notes(operations: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def columns_of(names: Iterable[str], right: Iterable[int]) -> Columns:
+    """Return columns of these names, those with a number in `right` aligned to the right."""
     aligned = set(right)
     return tuple((name, number in aligned) for number, name in enumerate(names))

@@ -74,6 +74,15 @@ class Stopped(BaseException):
     pass
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums of several threads differ in the last bit from call to call, whoever adds."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def unbroken():
     settings = FitSettings(epochs=15, lr=0.02, warmup=0.0, checkpoint_every=1)
