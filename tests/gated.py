@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from shoal.architectures import bypassed
 from shoal.calling import call
-from shoal.training.concurrent import ConcurrentPruner
+from shoal.training.concurrent.pruner import ConcurrentPruner
 from shoal.units import Chain
 
 __all__ = ["Block", "Toy", "digits", "equal", "mean_loss", "noted", "random_batches", "train", "turned"]

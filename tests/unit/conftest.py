@@ -89,7 +89,7 @@ def small_llama() -> Any:
     return transformers.LlamaForCausalLM(config).eval()
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Tiny networks lose more by handing work to threads than they gain."""
     threads = torch.get_num_threads()

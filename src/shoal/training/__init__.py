@@ -1,16 +1,15 @@
 """Training: a plain loop, batch norms, distillation, healing, and layers that leave on the way."""
 
 from shoal.training.batchnorm import recalibrate_
-from shoal.training.concurrent import ConcurrentPruner, PruningProgress
-from shoal.training.concurrent_settings import PRESETS, ConcurrentSettings
+from shoal.training.concurrent import PRESETS, ConcurrentPruner, ConcurrentSettings, PruningProgress
+from shoal.training.concurrent.lightning_callback import lightning_pruning_callback
+from shoal.training.concurrent.trainer_callback import pruning_callback
 from shoal.training.fitting import FitReport, Objective, Pruner, fit
 from shoal.training.healing import HealSettings, heal
-from shoal.training.lightning_callback import lightning_pruning_callback
 from shoal.training.optimisation import FitSettings
 from shoal.training.runs import METHODS, TrainingResult, train
 from shoal.training.shortcut_folding import fold_shortcuts
 from shoal.training.shortcuts import with_shortcuts
-from shoal.training.trainer_callback import pruning_callback
 
 __all__ = [
     "METHODS",

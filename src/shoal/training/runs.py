@@ -21,8 +21,8 @@ from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.plan import Plan
 from shoal.processes import together
 from shoal.training.batchnorm import recalibrate_
-from shoal.training.concurrent import ConcurrentPruner, PruningProgress
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.pruner import ConcurrentPruner, PruningProgress
+from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.training.fitting import FitReport, Objective, fit, total_steps
 from shoal.training.optimisation import FitSettings
 

@@ -12,15 +12,6 @@ from shoal.training.fitting import fit
 from shoal.training.optimisation import FitSettings
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    # Threads wait for each other longer than such small networks compute.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def network() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(

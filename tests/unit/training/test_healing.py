@@ -24,15 +24,6 @@ class Residual(nn.Module):
         return x + self.second(F.relu(self.first(self.norm(x))))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def teacher():
     net = nn.Sequential(nn.Linear(4, 6), *[Residual() for _ in range(4)], nn.Linear(6, 3))

@@ -74,27 +74,14 @@ class Stopped(BaseException):
     pass
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Sums of several threads differ in the last bit from call to call, whoever adds."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def unbroken():
     settings = FitSettings(epochs=15, lr=0.02, warmup=0.0, checkpoint_every=1)
     return settings, run(fit_settings=settings)
 
 
-@pytest.mark.parametrize("place", ["first step", "before a removal", "removal", "after it", "last step"])
-def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path, monkeypatch, unbroken, place):
-    settings, whole = unbroken
-    at = min(whole.plan.predicted["removed_at"].values())
-    stops = {"first step": 1, "before a removal": at - 1, "removal": at, "after it": at + 1, "last step": 59}
-    step, done, stop = fitting._Run._step, [], stops[place]
+def stopped_and_resumed(monkeypatch, path, settings, stop) -> TrainingResult:
+    step, done = fitting._Run._step, []
 
     def breaking(self, batch):
         done.append(1)
@@ -102,14 +89,30 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path, m
             raise Stopped
         return step(self, batch)
 
-    path = tmp_path / "state"
     with monkeypatch.context() as patch:
         patch.setattr(fitting._Run, "_step", breaking)
         with pytest.raises(Stopped):
             run(fit_settings=settings, checkpoint=path)
     found = run(fit_settings=settings, checkpoint=path, resume=True)
     assert found.report.resumed_at == stop
+    return found
+
+
+@pytest.mark.parametrize("place", ["first step", "before a removal", "removal", "after it", "last step"])
+def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path, monkeypatch, unbroken, place):
+    settings, whole = unbroken
+    at = min(whole.plan.predicted["removed_at"].values())
+    stops = {"first step": 1, "before a removal": at - 1, "removal": at, "after it": at + 1, "last step": 59}
+    found = stopped_and_resumed(monkeypatch, tmp_path / "state", settings, stops[place])
     assert found.plan == whole.plan
+    assert found.plan.predicted == whole.plan.predicted
+    assert torch.equal(weights(found.model), weights(whole.model))
+
+
+def test_resumption_is_exact_with_several_threads_too(tmp_path, monkeypatch, unbroken):
+    torch.set_num_threads(2)
+    whole = run(fit_settings=unbroken[0])
+    found = stopped_and_resumed(monkeypatch, tmp_path / "state", unbroken[0], 20)
     assert found.plan.predicted == whole.plan.predicted
     assert torch.equal(weights(found.model), weights(whole.model))
 

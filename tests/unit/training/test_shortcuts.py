@@ -15,7 +15,7 @@ from shoal.errors import DataError, ShoalWarning, SurgeryError, UnitError
 from shoal.measurement.counting import count_macs
 from shoal.plan import Plan
 from shoal.surgery import apply
-from shoal.training.gates import Gates
+from shoal.training.concurrent.gates import Gates
 from shoal.training.shortcut_folding import fold_shortcuts
 from shoal.training.shortcuts import Projected, Shortcut, with_shortcuts
 

@@ -10,8 +10,8 @@ from gated import Toy, digits, mean_loss, noted, random_batches, train, turned
 from networks import NETWORKS, gpt2, llama
 from shoal import find_units
 from shoal.calling import call
-from shoal.training.gate_gains import SlopeGains, flip_gains
-from shoal.training.gates import Gates
+from shoal.training.concurrent.gains import SlopeGains, flip_gains
+from shoal.training.concurrent.gates import Gates
 
 STATES = [frozenset(i for i, shut in enumerate(state) if shut) for state in product((0, 1), repeat=8)]
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from shoal.errors import ConfigError, MissingExtraError
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.trainer_callback import STATE_NAME, TrainerPruning, pruning_callback
+from shoal.training.concurrent.settings import ConcurrentSettings
+from shoal.training.concurrent.trainer_callback import STATE_NAME, TrainerPruning, pruning_callback
 
 transformers = pytest.importorskip("transformers", reason="needs the extra hf")
 pytest.importorskip("accelerate", reason="needs the extra hf")

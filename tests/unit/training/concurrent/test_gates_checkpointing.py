@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from shoal.training.concurrent import ConcurrentPruner
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.pruner import ConcurrentPruner
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 
 class Block(nn.Module):

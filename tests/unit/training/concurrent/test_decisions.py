@@ -10,10 +10,10 @@ from networks import NETWORKS, Residual
 from shoal import find_units
 from shoal.budget import Budget
 from shoal.planners import Requirement
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.gate_decisions import Decisions
-from shoal.training.gates import Gates
-from shoal.training.unit_prices import UnitPrices
+from shoal.training.concurrent.decisions import Decisions
+from shoal.training.concurrent.gates import Gates
+from shoal.training.concurrent.prices import UnitPrices
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 WHOLE = Budget(quantity="units", limit=1.0, relative=True)
 

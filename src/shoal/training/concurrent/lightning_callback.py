@@ -16,8 +16,8 @@ from shoal.budget import Budget
 from shoal.calling import Inputs
 from shoal.errors import ConfigError
 from shoal.measurement import Loss
-from shoal.training.callbacks import LoopPruning
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.callbacks import LoopPruning
+from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.units import Granularity
 
 __all__ = ["LightningPruning", "lightning_pruning_callback"]

@@ -13,9 +13,9 @@ from shoal.calling import Batch, device_of, split_batch, to_device
 from shoal.errors import DataError
 from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.processes import together
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.gate_gains import Estimator, SlopeGains, flip_gains
-from shoal.training.gates import Gates
+from shoal.training.concurrent.gains import Estimator, SlopeGains, flip_gains
+from shoal.training.concurrent.gates import Gates
+from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.units import Chain
 
 __all__ = ["Questions", "forward_macs"]

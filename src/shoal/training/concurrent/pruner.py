@@ -31,13 +31,13 @@ from shoal.measurement import Loss, unit_latency
 from shoal.plan import Plan
 from shoal.planners import Requirement
 from shoal.processes import together
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.gate_decisions import Decisions
-from shoal.training.gate_questions import Questions, forward_macs
-from shoal.training.gate_rules import Gain
-from shoal.training.gates import Gates
+from shoal.training.concurrent.decisions import Decisions
+from shoal.training.concurrent.gates import Gates
+from shoal.training.concurrent.prices import UnitPrices
+from shoal.training.concurrent.questions import Questions, forward_macs
+from shoal.training.concurrent.rules import Gain
+from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.training.shortcuts import Shortcut
-from shoal.training.unit_prices import UnitPrices
 from shoal.units import Chain, Granularity
 
 __all__ = ["ConcurrentPruner", "PruningProgress"]

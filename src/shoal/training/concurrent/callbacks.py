@@ -17,8 +17,8 @@ from shoal.budget import Budget
 from shoal.calling import Inputs
 from shoal.errors import ConfigError
 from shoal.measurement import Loss
-from shoal.training.concurrent import ConcurrentPruner
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.pruner import ConcurrentPruner
+from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.units import Granularity
 
 __all__ = ["LoopPruning"]

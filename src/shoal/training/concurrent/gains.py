@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from shoal.architectures.hidden import hidden_input, hidden_output, replace_hidden, stand_ins
 from shoal.calling import device_of
-from shoal.training.gates import Gates
+from shoal.training.concurrent.gates import Gates
 from shoal.units import Unit
 
 __all__ = ["Estimator", "SlopeGains", "flip_gains"]

@@ -6,7 +6,7 @@ from hypothesis import given, settings, strategies
 
 from shoal.budget import Budget
 from shoal.errors import BudgetError
-from shoal.training.unit_prices import UnitPrices
+from shoal.training.concurrent.prices import UnitPrices
 from shoal.units import Chain, Unit
 
 

@@ -29,7 +29,7 @@ from shoal.errors import ConfigError, UnitError
 from shoal.plan import Plan
 from shoal.surgery import apply
 from shoal.training.batchnorm import Buffers, holding, other_buffers, untouched_statistics
-from shoal.training.emptied import Emptied, forget_, only_in
+from shoal.training.concurrent.emptied import Emptied, forget_, only_in
 from shoal.units import Chain
 
 __all__ = ["Gates"]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from shoal.errors import ConfigError
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.lightning_callback import LightningPruning, lightning_pruning_callback
+from shoal.training.concurrent.lightning_callback import LightningPruning, lightning_pruning_callback
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 BLOCKS, EPOCHS, BATCHES = 5, 3, 10
 # Units leave one by one in so few steps.
@@ -264,6 +264,6 @@ def test_a_sharded_network_is_refused() -> None:
 def test_without_lightning_what_to_install_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("lightning.pytorch", "pytorch_lightning"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    monkeypatch.setattr("shoal.training.lightning_callback.find_spec", lambda name: None)
+    monkeypatch.setattr("shoal.training.concurrent.lightning_callback.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match="pip install lightning"):
         made()

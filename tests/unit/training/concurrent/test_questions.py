@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from gated import Toy
 from shoal import find_units
 from shoal.errors import ConfigError, DataError
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.gate_questions import Questions, forward_macs
-from shoal.training.gates import Gates
+from shoal.training.concurrent.gates import Gates
+from shoal.training.concurrent.questions import Questions, forward_macs
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 X = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(8)

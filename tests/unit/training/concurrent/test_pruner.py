@@ -12,8 +12,8 @@ import shoal
 from gated import Toy, digits, equal, mean_loss, random_batches, train
 from networks import NETWORKS, gpt2, llama
 from shoal.errors import BudgetError, ConfigError, DataError
-from shoal.training.concurrent import ConcurrentPruner
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.pruner import ConcurrentPruner
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 X = torch.zeros(2, 64)
 

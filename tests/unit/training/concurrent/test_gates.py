@@ -12,7 +12,7 @@ from shoal import ConcurrentPruner, find_units
 from shoal.architectures import bypassed
 from shoal.calling import call
 from shoal.errors import ConfigError, UnitError
-from shoal.training.gates import Gates
+from shoal.training.concurrent.gates import Gates
 
 
 class Dropping(nn.Module):

@@ -11,10 +11,10 @@ from torch import nn
 from torch.optim import Optimizer
 
 from shoal.errors import ShoalWarning
-from shoal.training.concurrent_settings import ConcurrentSettings
-from shoal.training.gate_rules import Gain, attracted, moved
-from shoal.training.gates import Gates
-from shoal.training.unit_prices import UnitPrices
+from shoal.training.concurrent.gates import Gates
+from shoal.training.concurrent.prices import UnitPrices
+from shoal.training.concurrent.rules import Gain, attracted, moved
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 __all__ = ["Decisions"]
 

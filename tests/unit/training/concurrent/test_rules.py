@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies
 
 from shoal.errors import ConfigError
-from shoal.training.gate_rules import Gain, attracted, moved, price_of_prior
+from shoal.training.concurrent.rules import Gain, attracted, moved, price_of_prior
 
 
 def log_prior(p, gamma):

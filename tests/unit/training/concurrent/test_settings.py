@@ -1,7 +1,7 @@
 import pytest
 
 from shoal.errors import ConfigError
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.settings import ConcurrentSettings
 
 
 @pytest.mark.parametrize(

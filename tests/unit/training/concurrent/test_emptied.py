@@ -11,8 +11,8 @@ from networks import NETWORKS, gpt2, llama
 from shoal import Plan, find_units
 from shoal.architectures import bypassed
 from shoal.calling import call
-from shoal.training.emptied import forget_
-from shoal.training.gates import Gates
+from shoal.training.concurrent.emptied import forget_
+from shoal.training.concurrent.gates import Gates
 
 SUBLAYERS = ("vit", "tuples", "pairs", "branches", "llama", "gpt2")
 MAKES = {**NETWORKS, "llama": llama, "gpt2": gpt2}

@@ -17,8 +17,8 @@ from shoal.budget import Budget
 from shoal.calling import Inputs
 from shoal.errors import ConfigError, MissingExtraError
 from shoal.measurement import Loss
-from shoal.training.callbacks import LoopPruning
-from shoal.training.concurrent_settings import ConcurrentSettings
+from shoal.training.concurrent.callbacks import LoopPruning
+from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.units import Granularity, Unit
 
 __all__ = ["TrainerPruning", "pruning_callback"]
