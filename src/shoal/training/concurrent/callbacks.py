@@ -17,6 +17,7 @@ from shoal.budget import Budget
 from shoal.calling import Inputs
 from shoal.errors import ConfigError
 from shoal.measurement import Loss
+from shoal.training.concurrent.price import Price
 from shoal.training.concurrent.pruner import ConcurrentPruner
 from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.units import Granularity
@@ -36,7 +37,7 @@ class LoopPruning:
         example: Inputs,
         *,
         budget: Budget | str | None,
-        price: float | None,
+        price: Price | float | str | None,
         loss: Loss | None,
         settings: ConcurrentSettings | None,
         granularity: Granularity,

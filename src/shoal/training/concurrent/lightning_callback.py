@@ -17,6 +17,7 @@ from shoal.calling import Inputs
 from shoal.errors import ConfigError
 from shoal.measurement import Loss
 from shoal.training.concurrent.callbacks import LoopPruning
+from shoal.training.concurrent.price import Price
 from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.units import Granularity
 
@@ -30,7 +31,7 @@ def lightning_pruning_callback(
     *,
     network: str = "",
     budget: Budget | str | None = None,
-    price: float | None = None,
+    price: Price | float | str | None = None,
     loss: Loss | None = None,
     settings: ConcurrentSettings | None = None,
     granularity: Granularity = "block",

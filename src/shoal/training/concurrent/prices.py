@@ -6,12 +6,20 @@ import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from shoal.budget import Budget
+from shoal.calling import Inputs
+from shoal.errors import ConfigError
+from shoal.measurement import unit_latency
 from shoal.planners import Requirement, is_enough, remove_in_order
+from shoal.processes import together
 from shoal.tables import LatencyTable
+from shoal.training.concurrent.price import Price
+from shoal.training.shortcuts import Shortcut
 from shoal.units import Chain
 
-__all__ = ["UnitPrices"]
+__all__ = ["UnitPrices", "prices_of"]
 
 # The price may change by so much a step, and no faster.
 _FASTEST = 0.05
@@ -49,6 +57,34 @@ class UnitPrices:
         gone = "every unit gone" if whole_stages else "one unit of every stage left and every other one gone"
         found.requirement.check(found.requirement.whole - least, f"with {gone}")
         return found
+
+    @classmethod
+    def fixed(
+        cls, chain: Chain, price: Price, latency: LatencyTable | None = None, *, whole_stages: bool = False
+    ) -> UnitPrices:
+        """Return prices that stay: of each quantity a unit's share, times what all of it is worth.
+
+        Raises:
+            ConfigError: If the network has nothing of a quantity.
+        """
+        wholes = [Budget(quantity=name, limit=1.0, relative=True) for name, _ in price.levels]
+        costs = [Requirement.of(chain, whole, latency) for whole in wholes]
+        if missing := [whole.quantity for whole, cost in zip(wholes, costs, strict=True) if cost.whole <= 0]:
+            raise ConfigError(
+                f"asked for a price of {price}: {chain.model} has no {', '.join(missing)}; units=0.1 works."
+            )
+        level = math.fsum(worth for _, worth in price.levels)
+        if len(costs) == 1:
+            return cls(chain, costs[0], level=level, whole_stages=whole_stages)
+        parts = [worth / level if level else 1 / len(costs) for _, worth in price.levels]
+        savings = (
+            math.fsum(
+                part * cost.savings[index] / cost.whole for part, cost in zip(parts, costs, strict=True)
+            )
+            for index in range(len(chain))
+        )
+        mixed = Requirement(budget=wholes[0], savings=tuple(savings), whole=1.0)
+        return cls(chain, mixed, level=level, whole_stages=whole_stages)
 
     def share(self, index: int) -> float:
         """Return what part of the network's cost a unit is."""
@@ -136,3 +172,30 @@ class UnitPrices:
                 free.append(index)
                 gone.add(index)
         return remove_in_order(free, self.requirement.savings, need)
+
+
+def prices_of(
+    model: nn.Module, example: Inputs, chain: Chain, budget: Budget | None, price: Price | None
+) -> UnitPrices:
+    """Return the prices of a network's units: led to a budget, or fixed where there is none.
+
+    Args:
+        model: The network; its latency is measured where that is what costs.
+        example: What its forward takes.
+        chain: Its units.
+        budget: What may remain, or None.
+        price: What its cost is worth where there is no budget.
+
+    Raises:
+        BudgetError: If the budget cannot be met; names the nearest that can.
+    """
+    asked = [budget.quantity] if budget is not None else [name for name, _ in (price or Price()).levels]
+    latency = None
+    if "latency" in asked:
+        with together() as processes:
+            # Clocks differ; prices must not.
+            latency = processes.exchange(unit_latency(model, chain, example))[0]
+    shortcuts = any(isinstance(module, Shortcut) for module in model.modules())
+    if budget is not None:
+        return UnitPrices.of(chain, budget, latency, whole_stages=shortcuts)
+    return UnitPrices.fixed(chain, price or Price(), latency, whole_stages=shortcuts)

@@ -14,9 +14,8 @@ https://arxiv.org/abs/2406.04549.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -27,46 +26,19 @@ from shoal.architectures import find_units
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs
 from shoal.errors import ConfigError
-from shoal.measurement import Loss, unit_latency
+from shoal.measurement import Loss
 from shoal.plan import Plan
-from shoal.planners import Requirement
-from shoal.processes import together
 from shoal.training.concurrent.decisions import Decisions
 from shoal.training.concurrent.gates import Gates
-from shoal.training.concurrent.prices import UnitPrices
+from shoal.training.concurrent.price import Price
+from shoal.training.concurrent.prices import prices_of
+from shoal.training.concurrent.progress import PruningProgress
 from shoal.training.concurrent.questions import Questions, forward_macs
 from shoal.training.concurrent.rules import Gain
 from shoal.training.concurrent.settings import ConcurrentSettings
-from shoal.training.shortcuts import Shortcut
-from shoal.units import Chain, Granularity
+from shoal.units import Granularity
 
-__all__ = ["ConcurrentPruner", "PruningProgress"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PruningProgress:
-    """How far a run has come.
-
-    Attributes:
-        step: Steps done.
-        units: Units that are left.
-        remaining: Share of the network's cost that is left, in the quantity of the budget.
-        macs: Share of its multiply-accumulates that is left.
-        expected: That share, as gates are drawn now.
-        saved: Share of the training compute so far, in MACs, that gates and removals have saved; what asking
-            units has cost is taken off.
-        removed: Units that left in this step.
-        price: What all of the network's cost has to be worth, in mean loss.
-    """
-
-    step: int
-    units: int
-    remaining: float
-    macs: float
-    expected: float
-    saved: float
-    removed: tuple[int, ...]
-    price: float
+__all__ = ["ConcurrentPruner"]
 
 
 class ConcurrentPruner:
@@ -87,8 +59,9 @@ class ConcurrentPruner:
         example: What its forward takes, for units and MACs.
         steps: How many steps training will have.
         budget: What may remain at the end, `units=…`, `params=…`, `macs=…` or `latency=…`.
-        price: In place of a budget: the mean loss that all of the network's MACs are worth; a unit that
-            gains less than its share of it goes.
+        price: In place of a budget: the mean loss that all of the network's MACs are worth, a number, or
+            that of other quantities, `params=0.1`, `macs=0.1,latency=0.2`; a unit that gains less than its
+            share of it goes.
         optimizer: The optimiser, from which the weights of units that leave are taken.
         loss: Called as `loss(outputs, labels)`, where the batches are neither labelled nor text.
         settings: How gates are trained.
@@ -107,7 +80,7 @@ class ConcurrentPruner:
         *,
         steps: int,
         budget: Budget | str | None = None,
-        price: float | None = None,
+        price: Price | float | str | None = None,
         optimizer: Optimizer | None = None,
         loss: Loss | None = None,
         settings: ConcurrentSettings | None = None,
@@ -118,15 +91,14 @@ class ConcurrentPruner:
                 f"asked to prune in training with budget={budget} and price={price}: one of them works, "
                 "budget='macs=0.5' or price=0.1."
             )
-        if price is not None and not (price >= 0 and math.isfinite(price)):
-            raise ConfigError(f"asked for a price of {price}: a number from 0 upwards works.")
         if steps < 1:
             raise ConfigError(f"asked to prune in a training of {steps} steps: 1 or more works.")
         self.settings = settings or ConcurrentSettings()
         self.model, self.optimizer, self.steps = model, optimizer, steps
         self.budget = None if budget is None else Budget.parse(budget)
+        self.price = None if price is None else Price.parse(price)
         self.chain = find_units(model, example, granularity=granularity)
-        self.prices = _prices(model, example, self.chain, self.budget, price)
+        self.prices = prices_of(model, example, self.chain, self.budget, self.price)
         self.gates = Gates(model, self.chain, start=self.settings.start, seed=self.settings.seed)
         self.decisions = Decisions(
             gates=self.gates,
@@ -138,7 +110,6 @@ class ConcurrentPruner:
         )
         self.done = 0
         self.removed_at: dict[int, int] = {}
-        self._price = price
         self._questions = Questions(self.gates, self.settings, loss)
         # Multiply-accumulates of forward passes in training, for one sample.
         self._macs = 0.0
@@ -326,20 +297,9 @@ class ConcurrentPruner:
 
     def _agreed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one before."""
-        asked = {"steps": self.steps, "budget": str(self.budget), "price": self._price}
+        asked = {
+            "steps": self.steps,
+            "budget": str(self.budget),
+            "price": None if self.price is None else str(self.price),
+        }
         return asdict(self.settings) | asked | {"units": [unit.name for unit in self.chain]}
-
-
-def _prices(
-    model: nn.Module, example: Inputs, chain: Chain, budget: Budget | None, price: float | None
-) -> UnitPrices:
-    shortcuts = any(isinstance(module, Shortcut) for module in model.modules())
-    if budget is None:
-        whole = Budget(quantity="macs", limit=1.0, relative=True)
-        return UnitPrices(chain, Requirement.of(chain, whole), level=price or 0.0, whole_stages=shortcuts)
-    latency = None
-    if budget.quantity == "latency":
-        with together() as processes:
-            # Clocks differ; prices must not.
-            latency = processes.exchange(unit_latency(model, chain, example))[0]
-    return UnitPrices.of(chain, budget, latency, whole_stages=shortcuts)

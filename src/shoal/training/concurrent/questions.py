@@ -20,6 +20,9 @@ from shoal.units import Chain
 
 __all__ = ["Questions", "forward_macs"]
 
+# One unit of so many is asked in a step.
+_PART = 6
+
 
 class Questions:
     """Asks units of a gated network for their gains.
@@ -83,7 +86,9 @@ class Questions:
         undecided = [index for index in theta if theta[index] < 1]
         decided = [index for index in theta if theta[index] == 1]
         chosen: list[int] = []
-        for _ in range(min(self._settings.probes, len(theta))):
+        # Deeper networks lose units faster than one question a step could tell what the others are worth now.
+        probes = self._settings.probes or math.ceil(len(theta) / _PART)
+        for _ in range(min(probes, len(theta))):
             revisit = self._random.random() < self._settings.revisit
             pool = decided if decided and (revisit or not undecided) else undecided
             chosen.append(pool.pop(self._random.randrange(len(pool))))

@@ -18,7 +18,7 @@ class ConcurrentSettings:
         start: Probability at first that a unit computes; below 1, so that both states are met.
         estimator: How a unit's gain is learnt from a batch: `flip` runs the batch again from the unit on
             with its gate turned; `slope` takes the gradient at the gate (straight-through), which is biased.
-        probes: Units asked in each step in which any are.
+        probes: Units asked in each step in which any are; None: a sixth of those that are gated.
         every: Steps from one in which units are asked to the next.
         memory: Weight of the past in the running averages of gains.
         warmup: Share of all steps in which the weights are trained and the gates stand still.
@@ -38,7 +38,7 @@ class ConcurrentSettings:
 
     start: float = 0.9
     estimator: Literal["flip", "slope"] = "flip"
-    probes: int = 1
+    probes: int | None = None
     every: int = 1
     memory: float = 0.95
     warmup: float = 0.02
@@ -55,7 +55,7 @@ class ConcurrentSettings:
         faults = [
             (not 0 < self.start < 1, f"start={self.start}: a probability between 0 and 1 works"),
             (self.estimator not in ("flip", "slope"), f"estimator={self.estimator!r}: flip and slope work"),
-            (self.probes < 1, f"probes={self.probes}: 1 or more works"),
+            (self.probes is not None and self.probes < 1, f"probes={self.probes}: 1 or more works"),
             (self.every < 1, f"every={self.every}: 1 or more works"),
             (not 0 < self.memory < 1, f"memory={self.memory}: a weight between 0 and 1 works"),
             (

@@ -1,11 +1,14 @@
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
 from hypothesis import given, settings, strategies
 
 from shoal.budget import Budget
-from shoal.errors import BudgetError
+from shoal.errors import BudgetError, ConfigError
+from shoal.tables import LatencyTable
+from shoal.training.concurrent.price import Price
 from shoal.training.concurrent.prices import UnitPrices
 from shoal.units import Chain, Unit
 
@@ -182,3 +185,67 @@ def test_the_level_rises_while_too_much_is_left_never_fast_and_never_falls(expec
     prices.level = 0.5
     prices.lead(expected, target, haste=1.0)
     assert prices.level == pytest.approx(0.5 * factor)
+
+
+def unequal() -> Chain:
+    """Units whose shares of parameters and MACs differ."""
+    chain = chain_of([[10, 20, 30]], rest=40)
+    units = tuple(replace(unit, params=100 - unit.macs) for unit in chain)
+    return replace(chain, units=units, params=1000)
+
+
+def test_a_fixed_price_is_a_share_of_what_all_of_a_quantity_is_worth():
+    chain = unequal()
+    table = LatencyTable(units=(0.1, 0.2, 0.3), whole=2.0)
+    shares = {
+        "macs": (0.1, 0.2, 0.3),
+        "params": (0.09, 0.08, 0.07),
+        "latency": (0.05, 0.1, 0.15),
+        "units": (1 / 3,) * 3,
+    }
+    for quantity, expected in shares.items():
+        prices = UnitPrices.fixed(chain, Price.parse(f"{quantity}=0.5"), table)
+        assert [prices.price(index) for index in range(3)] == pytest.approx([0.5 * each for each in expected])
+
+
+def test_prices_of_several_quantities_add_up():
+    chain = unequal()
+    prices = UnitPrices.fixed(chain, Price.parse("macs=0.3,params=0.1"))
+    expected = [0.3 * unit.macs / 100 + 0.1 * unit.params / 1000 for unit in chain]
+    assert [prices.price(index) for index in range(3)] == pytest.approx(expected, rel=1e-12)
+    assert prices.level == pytest.approx(0.4)
+    assert prices.expected({0: 0.5}, [2]) == pytest.approx(1 - (expected[2] + expected[0] / 2) / 0.4)
+
+
+def test_a_price_of_nothing_costs_nothing():
+    prices = UnitPrices.fixed(unequal(), Price.parse("macs=0,params=0"))
+    assert [prices.price(index) for index in range(3)] == [0, 0, 0]
+    assert prices.expected({}, []) == 1
+
+
+def test_what_a_network_has_none_of_has_no_price():
+    free = replace(unequal(), macs=0)
+    with pytest.raises(ConfigError, match=r"price of macs=0.1: Net has no macs; units=0.1 works"):
+        UnitPrices.fixed(free, Price.parse(0.1))
+
+
+@pytest.mark.parametrize(
+    ("given", "levels"),
+    [
+        (0, (("macs", 0.0),)),
+        ("0.25", (("macs", 0.25),)),
+        (" Params = 1e-3 , latency=2", (("params", 1e-3), ("latency", 2.0))),
+        (Price((("units", 1.0),)), (("units", 1.0),)),
+    ],
+)
+def test_prices_are_numbers_or_quantities(given, levels):
+    assert Price.parse(given).levels == levels
+    assert Price.parse(str(Price.parse(given))) == Price.parse(given)
+
+
+@pytest.mark.parametrize(
+    "given", [-1, "nan", "inf", "size=1", "macs=", "macs=1,macs=2", "", "a", True, None, [1]]
+)
+def test_what_is_no_price_is_said(given):
+    with pytest.raises(ConfigError, match=r"asked for a price of .*params=0.3, latency=0.1"):
+        Price.parse(given)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 import shoal
 from gated import Toy, digits, equal, mean_loss, random_batches, train
 from networks import NETWORKS, gpt2, llama
-from shoal.errors import BudgetError, ConfigError, DataError
+from shoal.errors import BudgetError, ConfigError, DataError, ShoalWarning
 from shoal.training.concurrent.pruner import ConcurrentPruner
 from shoal.training.concurrent.settings import ConcurrentSettings
 
@@ -246,8 +246,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, carried, m
     [
         ({"steps": 61}, "steps 60 -> 61"),
         ({"budget": "units=3"}, "budget 'units=2' -> 'units=3'"),
-        ({"settings": {"probes": 2}}, "probes 1 -> 2"),
-        ({"settings": {"probes": 2, "every": 3}}, "probes 1 -> 2, every 1 -> 3"),
+        ({"settings": {"probes": 2}}, "probes None -> 2"),
+        ({"settings": {"probes": 2, "every": 3}}, "probes None -> 2, every 1 -> 3"),
     ],
 )
 def test_a_run_is_not_resumed_with_other_settings(changed, message):
@@ -415,6 +415,14 @@ def test_shut_units_decay_as_others_do():
         assert torch.allclose(
             value, before[name] * (1 - rate * (1 + group.get("nesterov", 0) * 0.9)), atol=1e-6
         )
+
+
+@pytest.mark.parametrize("price", ["latency=50", "params=50", "units=50", "macs=20,latency=30"])
+def test_prices_may_be_of_any_quantity(price):
+    net, optimizer, pruner = start(120, price=price)
+    with pytest.warns(ShoalWarning, match="it is the last of its stage"):
+        train(net, random_batches(120), optimizer, pruner)
+    assert len(shoal.find_units(pruner.finish(), random_batches(1)[0][0])) == 1
 
 
 def test_training_that_ends_before_a_unit_was_asked_is_not_guessed_at():

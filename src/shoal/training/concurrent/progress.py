@@ -1,0 +1,33 @@
+"""How far training and pruning at once has come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PruningProgress"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruningProgress:
+    """How far a run has come.
+
+    Attributes:
+        step: Steps done.
+        units: Units that are left.
+        remaining: Share of the network's cost that is left, in the quantity of the budget.
+        macs: Share of its multiply-accumulates that is left.
+        expected: That share, as gates are drawn now.
+        saved: Share of the training compute so far, in MACs, that gates and removals have saved; what asking
+            units has cost is taken off.
+        removed: Units that left in this step.
+        price: What all of the network's cost has to be worth, in mean loss.
+    """
+
+    step: int
+    units: int
+    remaining: float
+    macs: float
+    expected: float
+    saved: float
+    removed: tuple[int, ...]
+    price: float
