@@ -10,6 +10,7 @@ from shoal.reports.comparison import (
 from shoal.reports.criteria import agreement_table, criteria_table, evidence_tables
 from shoal.reports.figures import (
     ParetoPoint,
+    gates_figure,
     importance_figure,
     pareto_figure,
     save_figure,
@@ -44,6 +45,7 @@ __all__ = [
     "evidence_table",
     "evidence_tables",
     "footprint_table",
+    "gates_figure",
     "importance_figure",
     "markdown_table",
     "measurements_table",

@@ -29,7 +29,7 @@ __all__ = [
     "save_state",
 ]
 
-VERSION = "2"
+VERSION = "3"
 
 
 @dataclass(frozen=True, kw_only=True)

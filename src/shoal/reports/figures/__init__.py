@@ -1,4 +1,4 @@
-"""Figures: similarity with its segments, importances, quality against latency; as PNG and SVG.
+"""Figures: similarity, importances, quality against latency, gates in training; as PNG and SVG.
 
 All are `matplotlib.figure.Figure`s in one look that does not depend on the user's settings and
 leaves those as they are. matplotlib is imported when the first figure is drawn.
@@ -6,6 +6,7 @@ leaves those as they are. matplotlib is imported when the first figure is drawn.
 
 from shoal.reports.figures.canvas import check_available
 from shoal.reports.figures.front import ParetoPoint, pareto_front
+from shoal.reports.figures.gates import gates_figure
 from shoal.reports.figures.importance import importance_figure
 from shoal.reports.figures.pareto import pareto_figure
 from shoal.reports.figures.saving import figure_paths, save_figure
@@ -15,6 +16,7 @@ __all__ = [
     "ParetoPoint",
     "check_available",
     "figure_paths",
+    "gates_figure",
     "importance_figure",
     "pareto_figure",
     "pareto_front",

@@ -14,6 +14,8 @@ https://arxiv.org/abs/2406.04549.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -36,6 +38,7 @@ from shoal.training.concurrent.progress import PruningProgress
 from shoal.training.concurrent.questions import Questions, forward_macs
 from shoal.training.concurrent.rules import Gain
 from shoal.training.concurrent.settings import ConcurrentSettings
+from shoal.training.concurrent.trace import Trace
 from shoal.units import Granularity
 
 __all__ = ["ConcurrentPruner"]
@@ -110,6 +113,7 @@ class ConcurrentPruner:
         )
         self.done = 0
         self.removed_at: dict[int, int] = {}
+        self.trace = Trace()
         self._questions = Questions(self.gates, self.settings, loss)
         # Multiply-accumulates of forward passes in training, for one sample.
         self._macs = 0.0
@@ -165,6 +169,7 @@ class ConcurrentPruner:
             self._questions.close()
         self.removed_at |= dict.fromkeys(gone, self.done)
         self.gates.forget()
+        self._note()
         return self.progress(tuple(gone))
 
     def progress(self, removed: tuple[int, ...] = ()) -> PruningProgress:
@@ -250,6 +255,7 @@ class ConcurrentPruner:
             "removed_at": {str(index): step for index, step in self.removed_at.items()},
             "macs": [self._macs, self._questions.macs],
             "random": self._questions.state(),
+            "trace": asdict(self.trace),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,12 +289,20 @@ class ConcurrentPruner:
         decisions.gains = {int(index): Gain(**gain) for index, gain in state["gains"].items()}
         decisions.influence = {int(index): float(value) for index, value in state["influence"].items()}
         self._questions.restore_(state["random"])
+        self.trace = Trace(**copy.deepcopy(state["trace"]))
 
     def _asks(self, step: int) -> bool:
         """Whether units are asked in a step: every so many, from the middle of the warm-up on."""
         decisions = self.decisions
         regular = step % self.settings.every == 0 and step > decisions.first // 2
         return regular or decisions.asks_everyone(step)
+
+    def _note(self) -> None:
+        gates = self.gates
+        theta = dict.fromkeys(gates.removed, 0.0) | gates.theta
+        shut = math.fsum((1 - theta[index]) * self.chain[index].macs for index in theta)
+        macs = 1 - shut / self.chain.macs if self.chain.macs else 1.0
+        self.trace.note(self.done, theta, units=len(self.chain), macs=macs, price=self.prices.level)
 
     def _saved(self) -> float:
         """Share of training compute saved; a backward pass costs twice a forward one."""
