@@ -67,9 +67,18 @@ class Decisions:
         """The step after which no gate moves."""
         return min(self.steps, max(self.first + 1, round(self.settings.window * self.steps)))
 
-    def asks_everyone(self, step: int) -> bool:
-        """Whether all units are asked in a step: before prices begin, and before gates are settled."""
-        return step == max(1, self.first) or step >= self.last
+    def asked(self, step: int) -> int:
+        """Return how many units are asked in a step: some every so many, from the middle of the warm-up on;
+        all before prices begin, and before gates are settled.
+        """
+        if step == max(1, self.first) or step >= self.last:
+            return len(self.gates.theta)
+        probes, every = self._pace()
+        return probes if step > self.first // 2 and step % every == 0 else 0
+
+    def _pace(self) -> tuple[int, int]:
+        units, left = len(self.gates.chain.removable), len(self.gates.theta)
+        return self.settings.pace(units, left, self.last - self.first)
 
     @property
     def worth(self) -> dict[int, float]:
@@ -139,7 +148,7 @@ class Decisions:
                 gain,
                 prices.price(index),
                 step=settings.haste * settings.start / (mean * _TIME_TO_LEAVE * self.steps),
-                share=max(1.0, settings.every * undecided / max(1, len(gains))),
+                share=max(1.0, self._pace()[1] * undecided / max(1, len(gains))),
                 deviation=self.gains[index].deviation,
             )
         return self._leaving(gains)

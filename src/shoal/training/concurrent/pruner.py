@@ -159,9 +159,8 @@ class ConcurrentPruner:
         else:
             self.gates.check_called()
             self._macs += forward_macs(self.chain, self.gates.off)
-            gains = (
-                self._questions.ask(batch, everyone=decisions.asks_everyone(step)) if self._asks(step) else {}
-            )
+            asked = decisions.asked(step)
+            gains = self._questions.ask(batch, asked) if asked else {}
             gone = decisions.after(step, gains)
             self._decay_shut_()
         self.done = step
@@ -290,12 +289,6 @@ class ConcurrentPruner:
         decisions.influence = {int(index): float(value) for index, value in state["influence"].items()}
         self._questions.restore_(state["random"])
         self.trace = Trace(**copy.deepcopy(state["trace"]))
-
-    def _asks(self, step: int) -> bool:
-        """Whether units are asked in a step: every so many, from the middle of the warm-up on."""
-        decisions = self.decisions
-        regular = step % self.settings.every == 0 and step > decisions.first // 2
-        return regular or decisions.asks_everyone(step)
 
     def _note(self) -> None:
         gates = self.gates

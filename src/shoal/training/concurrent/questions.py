@@ -20,9 +20,6 @@ from shoal.units import Chain
 
 __all__ = ["Questions", "forward_macs"]
 
-# One unit of so many is asked in a step.
-_PART = 6
-
 
 class Questions:
     """Asks units of a gated network for their gains.
@@ -43,13 +40,13 @@ class Questions:
         self._estimate: Estimator = self._slopes or flip_gains
         self.macs = 0.0
 
-    def ask(self, batch: Batch | None, *, everyone: bool = False) -> dict[int, float]:
+    def ask(self, batch: Batch | None, number: int) -> dict[int, float]:
         """Return what some units are worth on the batch that the network was called on, on the mean of all
         processes.
 
         Args:
             batch: That batch with its labels; None where the network was called with its labels, or text.
-            everyone: Whether all units are asked whose gates move.
+            number: How many units are asked; all of those that have gates where there are no more.
 
         Raises:
             DataError: If the loss is not finite, or there is nothing to compute one from.
@@ -57,7 +54,7 @@ class Questions:
         """
         gates = self._gates
         gates.check_called()
-        units = list(gates.theta) if everyone else self._chosen()
+        units = list(gates.theta) if number >= len(gates.theta) else self._chosen(number)
         gains = self._estimate(gates, units, self._loss_of(batch))
         if self._slopes is None:
             self.macs += sum(forward_macs(gates.chain, gates.off ^ {index}, start=index) for index in units)
@@ -80,15 +77,13 @@ class Questions:
         version, numbers, spare = state
         self._random.setstate((version, tuple(numbers), spare))
 
-    def _chosen(self) -> list[int]:
+    def _chosen(self, number: int) -> list[int]:
         """Any units whose gates are undecided, and now and then one whose gate is open."""
         theta = self._gates.theta
         undecided = [index for index in theta if theta[index] < 1]
         decided = [index for index in theta if theta[index] == 1]
         chosen: list[int] = []
-        # Deeper networks lose units faster than one question a step could tell what the others are worth now.
-        probes = self._settings.probes or math.ceil(len(theta) / _PART)
-        for _ in range(min(probes, len(theta))):
+        for _ in range(min(number, len(theta))):
             revisit = self._random.random() < self._settings.revisit
             pool = decided if decided and (revisit or not undecided) else undecided
             chosen.append(pool.pop(self._random.randrange(len(pool))))

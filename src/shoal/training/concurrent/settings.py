@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,8 +19,10 @@ class ConcurrentSettings:
         start: Probability at first that a unit computes; below 1, so that both states are met.
         estimator: How a unit's gain is learnt from a batch: `flip` runs the batch again from the unit on
             with its gate turned; `slope` takes the gradient at the gate (straight-through), which is biased.
-        probes: Units asked in each step in which any are; None: a sixth of those that are gated.
-        every: Steps from one in which units are asked to the next.
+        questions: How often a unit is asked between warm-up and the end of the window, on average, at most a
+            sixth of the units a step.
+        probes: In its place: units asked in each step in which any are.
+        every: In its place: steps from one in which units are asked to the next.
         memory: Weight of the past in the running averages of gains.
         warmup: Share of all steps in which the weights are trained and the gates stand still.
         window: Share of all steps after which every gate is settled; in the rest the network that is left is
@@ -36,14 +39,15 @@ class ConcurrentSettings:
         seed: Of gates and of which units are asked.
     """
 
-    start: float = 0.9
+    start: float = 0.97
     estimator: Literal["flip", "slope"] = "flip"
+    questions: int = 100
     probes: int | None = None
-    every: int = 1
+    every: int | None = None
     memory: float = 0.95
     warmup: float = 0.02
-    window: float = 0.3
-    haste: float = 4.0
+    window: float = 0.5
+    haste: float = 2.0
     condition: Literal["measured", "attracted"] = "measured"
     tolerance: float = 0.02
     floor: float = 0.1
@@ -56,7 +60,8 @@ class ConcurrentSettings:
             (not 0 < self.start < 1, f"start={self.start}: a probability between 0 and 1 works"),
             (self.estimator not in ("flip", "slope"), f"estimator={self.estimator!r}: flip and slope work"),
             (self.probes is not None and self.probes < 1, f"probes={self.probes}: 1 or more works"),
-            (self.every < 1, f"every={self.every}: 1 or more works"),
+            (self.questions < 1, f"questions={self.questions}: 1 or more works"),
+            (self.every is not None and self.every < 1, f"every={self.every}: 1 or more works"),
             (not 0 < self.memory < 1, f"memory={self.memory}: a weight between 0 and 1 works"),
             (
                 not 0 <= self.warmup < self.window <= 1,
@@ -78,6 +83,26 @@ class ConcurrentSettings:
         if found:
             raise ConfigError(f"asked to train gates with {'; '.join(found)}.")
 
+    def pace(self, units: int, left: int, span: int) -> tuple[int, int]:
+        """Return how many units are asked in a step in which any are, and how many steps lie between those.
+
+        Args:
+            units: Gated units at first.
+            left: Those that are left.
+            span: Steps between warm-up and the end of the window.
+
+        Example:
+            >>> ConcurrentSettings().pace(14, 14, 700), ConcurrentSettings().pace(27, 27, 23_000)
+            ((2, 1), (1, 8))
+        """
+        span = max(1, span)
+        every = self.every or (1 if self.probes else max(1, span // (self.questions * units)))
+        wanted = math.ceil(self.questions * left * every / span)
+        return self.probes or max(1, min(wanted, math.ceil(left / _PART))), every
+
+
+# One unit of so many is asked in a step at most.
+_PART = 6
 
 PRESETS = {
     "default": ConcurrentSettings(),

@@ -66,7 +66,7 @@ def test_gates_move_between_warm_up_and_window(steps, warmup, window, first, las
 
 
 def test_gates_take_the_step_of_projected_descent():
-    decisions = toy_decisions(price=0.1, warmup=0.0, haste=0.5, probes=2)
+    decisions = toy_decisions(price=0.1, start=0.9, warmup=0.0, haste=0.5, probes=2)
     for index, gain in ((0, 0.08), (2, 0.3)):
         decisions.gains[index].add(gain)
     decisions.after(1, {0: 0.08, 2: 0.3})

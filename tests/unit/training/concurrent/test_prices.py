@@ -40,6 +40,7 @@ def prices_of(stages, budget, rest=0):
     return UnitPrices.of(chain_of(stages, rest), Budget.parse(budget))
 
 
+SHARES = strategies.integers(5, 100).map(lambda percent: percent / 100)
 STAGES = strategies.lists(
     strategies.lists(strategies.integers(-9, 9).filter(bool), min_size=1, max_size=4), min_size=1, max_size=3
 ).filter(lambda stages: any(size > 0 for sizes in stages for size in sizes))
@@ -58,7 +59,7 @@ def sets_of(prices):
 
 
 @settings(deadline=None, max_examples=80)
-@given(STAGES, strategies.floats(0.05, 1.0), strategies.sampled_from(["units", "params", "macs"]))
+@given(STAGES, SHARES, strategies.sampled_from(["units", "params", "macs"]))
 def test_a_budget_is_refused_only_if_no_set_of_units_meets_it(stages, share, quantity):
     chain = chain_of(stages, rest=3)
     budget = Budget(quantity=quantity, limit=share, relative=True)
@@ -76,7 +77,7 @@ def test_a_budget_is_refused_only_if_no_set_of_units_meets_it(stages, share, qua
 @settings(deadline=None, max_examples=150)
 @given(
     STAGES,
-    strategies.floats(0.05, 1.0),
+    SHARES,
     strategies.sampled_from(["units", "params", "macs"]),
     strategies.randoms(use_true_random=False),
 )
