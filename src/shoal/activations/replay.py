@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from shoal.architectures import bypassed, forward_replaced, hidden_output, replace_hidden
+from shoal.architectures.bypassing import answer_of
 from shoal.architectures.hidden import stand_ins
 from shoal.calling import Inputs, call, device_of, random_state, restore_random_state
 from shoal.units import Chain, Unit
@@ -61,8 +62,8 @@ class Replay:
         self.computed = 0
         """Units computed so far, in all runs."""
         self.recomputed = False
-        """Whether a unit left out of the recorded call was called there without gradients, as a part is that
-        will be called again in the backward pass (reentrant checkpointing).
+        """Whether a unit was called in the recorded call without gradients, as a part is that will be called
+        again in the backward pass (reentrant checkpointing).
         """
         self._kept: list[_Kept | None] = [None] * len(chain)
         self._given: dict[int, Versions] = {}
@@ -146,13 +147,13 @@ class Replay:
             stack.enter_context(bypassed(self.model, self.chain, removed))
             for unit in self.chain.select(removed):
                 module = self.model.get_submodule(unit.modules[-1])
-                aligned = self._aligned(unit.index, module.forward)
+                aligned = self._aligned(unit.index, answer_of(module))
                 stack.enter_context(forward_replaced([(module, aligned)]))
             stack.enter_context(forward_replaced(joined.from_iterable(answers)))
             for unit in computed:
                 for path, watch in ((unit.modules[0], self._noting), (unit.modules[-1], self._keeping)):
                     module = self.model.get_submodule(path)
-                    watched = watch(unit.index, module.forward)
+                    watched = watch(unit.index, answer_of(module))
                     stack.enter_context(forward_replaced([(module, watched)]))
             yield
         self.computed += len(computed)
@@ -172,7 +173,6 @@ class Replay:
     def _aligned(self, index: int, forward: Forward) -> Forward:
         def aligned(*args: Any, **kwargs: Any) -> Any:
             self._draw_alike(index, "after")
-            self.recomputed |= self._recording and not torch.is_grad_enabled()
             return forward(*args, **kwargs)
 
         return aligned
@@ -211,6 +211,7 @@ class Replay:
         self._moments[index, moment] += 1
         if self._recording:
             self._random[key] = random_state(device_of(self.model))
+            self.recomputed |= not torch.is_grad_enabled()
         elif key in self._random:
             restore_random_state(self._random[key], device_of(self.model))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,24 +12,59 @@ from torch import nn
 from shoal.architectures.hidden import stand_ins
 from shoal.units import Chain
 
-__all__ = ["bypassed", "forward_replaced"]
+__all__ = ["answer_of", "bypassed", "forward_replaced", "is_compiled", "uncompiled"]
+
+Answer = Callable[..., Any]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether all of a module is compiled: by `torch.compile(module)` or by `module.compile()`."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def answer_of(module: nn.Module) -> Answer:
+    """Return what answers a module's calls: its compiled call where it has one, otherwise its forward."""
+    found: Answer = getattr(module, _place(module))
+    return found
+
+
+def _place(module: nn.Module) -> str:
+    return "forward" if module._compiled_call_impl is None else "_compiled_call_impl"
 
 
 @contextmanager
-def forward_replaced(replacements: Iterable[tuple[nn.Module, Callable[..., Any]]]) -> Iterator[None]:
-    """Let modules answer calls with other functions inside the `with`; their hooks still run."""
-    changed: list[tuple[nn.Module, Any]] = []
+def forward_replaced(replacements: Iterable[tuple[nn.Module, Answer]]) -> Iterator[None]:
+    """Let modules answer calls with other functions inside the `with`; their hooks still run.
+
+    Of a compiled module the compiled call is replaced, hooks and all: what stands in for it is not compiled,
+    and what was compiled stays valid.
+    """
+    changed: list[tuple[nn.Module, str, Any]] = []
     try:
         for module, function in replacements:
-            changed.append((module, module.__dict__.get("forward")))
-            module.__dict__["forward"] = function
+            place = _place(module)
+            changed.append((module, place, module.__dict__.get(place)))
+            module.__dict__[place] = function
         yield
     finally:
-        for module, own in reversed(changed):
+        for module, place, own in reversed(changed):
             if own is None:
-                del module.__dict__["forward"]
+                del module.__dict__[place]
             else:
-                module.__dict__["forward"] = own
+                module.__dict__[place] = own
+
+
+@contextmanager
+def uncompiled(model: nn.Module) -> Iterator[None]:
+    """Let the compiled parts of a network run as they are written inside the `with`: nothing is compiled for
+    calls that are watched, or made only once.
+    """
+    parts = [module for module in model.modules() if is_compiled(module)]
+    written = [(module, getattr(module, "_orig_mod", module._call_impl)) for module in parts]
+    with forward_replaced(written), warnings.catch_warnings():
+        # Hooks of all modules, as count operations, meet what torch.compile has wrapped and its wrapper.
+        warnings.filterwarnings("ignore", "Using `torch.compile")
+        yield
 
 
 @contextmanager
@@ -45,7 +81,7 @@ def bypassed(model: nn.Module, chain: Chain, units: Iterable[int | str]) -> Iter
         >>> same
         True
     """
-    replacements: list[tuple[nn.Module, Callable[..., Any]]] = []
+    replacements: list[tuple[nn.Module, Answer]] = []
     for unit in chain.select(units):
         instead = stand_ins(unit.outputs, len(unit.modules))
         for path, module in zip(unit.modules, instead, strict=True):

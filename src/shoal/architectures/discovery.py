@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from shoal.architectures.bypassing import uncompiled
 from shoal.architectures.cache import why_not_inside
 from shoal.architectures.examples import example_for
 from shoal.architectures.flow import record
@@ -72,11 +73,12 @@ def find_units(
         raise ConfigError(
             f"asked for units of the granularity {granularity!r}: {', '.join(GRANULARITIES)} work."
         )
-    if granularity == "layer":
-        return chain_of_layers(model, example_for(model) if example is None else example)
-    with lent_weights(model):
-        chain = _find(model, example, granularity)
-    return _mark_inexpressible(model, chain, granularity)
+    with uncompiled(model):
+        if granularity == "layer":
+            return chain_of_layers(model, example_for(model) if example is None else example)
+        with lent_weights(model):
+            chain = _find(model, example, granularity)
+        return _mark_inexpressible(model, chain, granularity)
 
 
 def _find(model: nn.Module, example: Inputs | None, granularity: Granularity) -> Chain:

@@ -28,7 +28,8 @@ class Emptied:
     """
 
     def __init__(self, module: nn.Module, stand_in: nn.Module, gone: Collection[int]) -> None:
-        self._module, self._stand_in = module, stand_in
+        # `torch.compile(module)` has the module inside: both hand on what they are given.
+        self._module, self._stand_in = getattr(module, "_orig_mod", module), stand_in
         for part in module.modules():
             for name, parameter in part._parameters.items():
                 if parameter is not None and id(parameter) in gone:
@@ -36,22 +37,25 @@ class Emptied:
             for name, buffer in part._buffers.items():
                 if buffer is not None and id(buffer) in gone:
                     part._buffers[name] = _weightless(buffer)
-        self._parts = {name: vars(module)[name] for name in _PARTS}
-        self._forward = vars(module).get("forward")
+        self._parts = {name: vars(self._module)[name] for name in _PARTS}
+        self._forwards = {each: vars(each).get("forward") for each in (module, self._module)}
+        vars(self._module).pop("_compiled_call_impl", None)
         self.empty()
 
     def empty(self) -> None:
         """Take the parts away."""
         for name, parts in self._parts.items():
             vars(self._module)[name] = type(parts)()
-        vars(self._module)["forward"] = self._stand_in.forward
+        for module in self._forwards:
+            vars(module)["forward"] = self._stand_in.forward
 
     def fill(self) -> None:
         """Put them back, without memory."""
         vars(self._module).update(self._parts)
-        del vars(self._module)["forward"]
-        if self._forward is not None:
-            vars(self._module)["forward"] = self._forward
+        for module, own in self._forwards.items():
+            del vars(module)["forward"]
+            if own is not None:
+                vars(module)["forward"] = own
 
 
 def only_in(modules: Collection[nn.Module], model: nn.Module) -> set[int]:

@@ -8,15 +8,16 @@ free and biased, since losses saturate: it leaves gates undecided. It is there t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-from torch.utils.hooks import RemovableHandle
 
+from shoal.architectures.bypassing import answer_of, forward_replaced
 from shoal.architectures.hidden import hidden_input, hidden_output, replace_hidden, stand_ins
 from shoal.calling import device_of
 from shoal.training.concurrent.gates import Gates
@@ -81,13 +82,7 @@ class SlopeGains:
     def __init__(self, gates: Gates) -> None:
         self._gates, self._call = gates, 0
         self._seen: dict[int, _Seen] = {}
-        self._handles: list[RemovableHandle] = []
-        for index in gates.theta:
-            modules = _modules(gates, gates.chain[index])
-            for module in modules:
-                watch = self._before(index, module)
-                self._handles.append(module.register_forward_pre_hook(watch, with_kwargs=True))
-            self._handles.append(modules[-1].register_forward_hook(self._after(index, modules[-1])))
+        gates.watching = self._watching
 
     def __call__(self, gates: Gates, units: Iterable[int], loss_of: LossOf) -> dict[int, float]:
         """Return each unit's gain; `loss_of` is not asked. Units whose output the network has written into
@@ -105,50 +100,56 @@ class SlopeGains:
 
     def close(self) -> None:
         """Watch no longer."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._gates.watching = nullcontext
         self._seen.clear()
 
-    def _before(self, index: int, watched: nn.Module) -> Callable[..., None]:
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            # A copy of the network has these hooks, too.
-            if module is not watched or not (torch.is_grad_enabled() and module.training):
-                return
-            if self._call != self._gates.calls:
-                self._call = self._gates.calls
-                self._seen.clear()
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """Note inside the `with` what gated units are called with, what they put out, and its gradients."""
+        if self._call != self._gates.calls:
+            self._call = self._gates.calls
+            self._seen.clear()
+        with forward_replaced(self._watched()):
+            yield
+
+    def _watched(self) -> Iterator[tuple[nn.Module, Callable[..., Any]]]:
+        for index in self._gates.theta:
+            *earlier, last = _modules(self._gates, self._gates.chain[index])
+            for module in earlier:
+                yield module, self._noting(index, answer_of(module))
+            yield last, self._keeping(index, self._noting(index, answer_of(last)))
+
+    def _noting(self, index: int, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*args: Any, **kwargs: Any) -> Any:
             seen = self._seen.setdefault(index, _Seen([]))
-            if seen.output is not None:
-                # The backward pass calls it again.
-                return
-            kind = device_of(self._gates.model).type
-            seen.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-            seen.calls.append(tree_map(_detached, (args, kwargs)))
+            # Without gradients, the backward pass will call it again; after that, has called it again.
+            if torch.is_grad_enabled() and seen.output is None:
+                kind = device_of(self._gates.model).type
+                seen.autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+                seen.calls.append(tree_map(_detached, (args, kwargs)))
+            return answer(*args, **kwargs)
 
-        return before
+        return noting
 
-    def _after(self, index: int, watched: nn.Module) -> Callable[..., Any]:
-        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-            hidden, seen = hidden_output(output), self._seen.get(index)
-            if module is not watched or seen is None or hidden is None or not torch.is_grad_enabled():
-                return None
-            if seen.output is not None:
-                return None
-            changed = None
+    def _keeping(self, index: int, answer: Callable[..., Any]) -> Callable[..., Any]:
+        def keeping(*args: Any, **kwargs: Any) -> Any:
+            output = answer(*args, **kwargs)
+            hidden, seen = hidden_output(output), self._seen[index]
+            if hidden is None or seen.output is not None or not torch.is_grad_enabled():
+                return output
             if not hidden.requires_grad:
                 # Zeros in a branch's place, or what no weight has touched: it has a gradient from here on.
                 hidden = hidden.detach().requires_grad_() + 0
-                changed = replace_hidden(output, hidden)
+                output = replace_hidden(output, hidden)
             seen.output, seen.version = hidden.detach(), hidden._version
 
             def note(gradient: Tensor) -> None:
                 seen.gradient = gradient
 
             hidden.register_hook(note)
-            return changed
+            return output
 
-        return after
+        return keeping
 
 
 def _slope(gates: Gates, unit: Unit, seen: _Seen) -> float:

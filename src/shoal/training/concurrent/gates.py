@@ -10,16 +10,14 @@ https://arxiv.org/abs/2406.04549.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
-from torch.utils.hooks import RemovableHandle
 
 from shoal.activations import Replay
 from shoal.architectures import bypassed
@@ -29,6 +27,7 @@ from shoal.errors import ConfigError, UnitError
 from shoal.plan import Plan
 from shoal.surgery import apply
 from shoal.training.batchnorm import Buffers, holding, other_buffers, untouched_statistics
+from shoal.training.concurrent.calls import check_compiled, inputs_of, met
 from shoal.training.concurrent.emptied import Emptied, forget_, only_in
 from shoal.units import Chain
 
@@ -51,10 +50,11 @@ class Gates:
         outputs: What that call returned.
         calls: How many calls in training were gated.
         settled_for_good: Whether no gate moves any more, so that calls in training are left as they are.
+        watching: Is entered around every gated call in training, and around what its backward pass calls.
 
     Raises:
         UnitError: If no unit can be removed.
-        ConfigError: If the network is compiled as a whole.
+        ConfigError: If the network is compiled as a whole, or a part of it with units inside.
     """
 
     def __init__(self, model: nn.Module, chain: Chain, *, start: float = 0.9, seed: int = 0) -> None:
@@ -63,11 +63,7 @@ class Gates:
                 f"asked to put gates on {chain.model}: none of its {len(chain)} units can be removed. "
                 "`shoal units` says why."
             )
-        if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
-            raise ConfigError(
-                "asked to put gates on a network that is compiled as a whole: every draw would compile it "
-                "anew. Pass the network itself, and compile its blocks (block.compile())."
-            )
+        check_compiled(model, chain)
         self.model, self.chain = model, chain
         self.theta = dict.fromkeys(chain.removable, float(start))
         self.removed: list[int] = []
@@ -75,16 +71,15 @@ class Gates:
         self.outputs: Any = None
         self.calls = 0
         self.settled_for_good = False
+        self.watching: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.replay = Replay(model, chain, None)
         self._generator = torch.Generator().manual_seed(seed)
         self._emptied: dict[str, Emptied] = {}
-        self._open: list[ExitStack] = []
-        self._until_step = ExitStack()
+        self._call, self._until_step = ExitStack(), ExitStack()
         self._asleep = False
         self._buffers: Buffers = []
         self._autocast: tuple[bool, torch.dtype] = False, torch.bfloat16
-        self._handles: list[RemovableHandle] = []
-        self._attach()
+        self._handles = met(model, self)
 
     @property
     def closed(self) -> bool:
@@ -156,6 +151,16 @@ class Gates:
         self.outputs, self._buffers = None, []
         self.replay = Replay(self.model, self.chain, None)
 
+    def decay_shut_(self) -> None:
+        """Give the weights of units that the last call left out gradients of zero, so that they decay as
+        others do.
+        """
+        for unit in self.chain.select(self.off - set(self.removed)):
+            for path in unit.modules:
+                for weight in self.model.get_submodule(path).parameters():
+                    if weight.requires_grad and weight.grad is None:
+                        weight.grad = torch.zeros_like(weight)
+
     def remove_(self, index: int, optimizer: Optimizer | None = None) -> None:
         """Take a unit out of the network: its weights are freed, here and in the optimiser.
 
@@ -185,15 +190,11 @@ class Gates:
         del self.theta[index]
         self.removed.append(index)
 
-    def plan(self) -> Plan:
-        """Return the plan that removes what has left."""
-        return Plan.removing(self.chain, sorted(self.removed), method="concurrent")
-
     def finished(self, plan: Plan | None = None) -> nn.Module:
         """Return a new, ordinary network without the units that have left; see `shoal.apply`.
 
         Args:
-            plan: What `plan` returned, with more facts; made anew where it is None.
+            plan: Which removes them, with more facts; made anew where it is None.
 
         Raises:
             PlanError, SurgeryError, UnitError: As `shoal.apply`.
@@ -203,15 +204,16 @@ class Gates:
         for emptied in self._emptied.values():
             emptied.fill()
         try:
-            return apply(self.model, plan or self.plan())
+            return apply(self.model, plan or Plan.removing(self.chain, self.removed, method="concurrent"))
         finally:
             for emptied in self._emptied.values():
                 emptied.empty()
             if gated:
-                self._attach()
+                self._handles = met(self.model, self)
 
     def close(self) -> None:
         """Gate no more calls; removed units stay away."""
+        self._call.close()
         self._until_step.close()
         for handle in self._handles:
             handle.remove()
@@ -236,73 +238,34 @@ class Gates:
         self.removed, self.calls = [int(index) for index in state["removed"]], int(state["calls"])
         self._generator.set_state(state["generator"].cpu())
 
-    def _attach(self) -> None:
-        hooks = _Hooks(self)
-        self._handles = [
-            self.model.register_forward_pre_hook(hooks.before, with_kwargs=True),
-            self.model.register_forward_hook(hooks.after, with_kwargs=True, always_call=True),
-        ]
-
-    def _enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Draw the gates of a call that begins with these arguments."""
         self._until_step.close()
-        while self._open and not self._asleep:
-            # The call before was interrupted.
-            self._open.pop().close()
-        stack = ExitStack()
-        if self.settled_for_good or self._asleep:
-            pass
-        elif self.model.training and torch.is_grad_enabled():
+        if self._asleep:
+            return
+        # The call before may have been interrupted.
+        self._call.close()
+        if self.settled_for_good:
+            return
+        if self.model.training and torch.is_grad_enabled():
             self.off, self.outputs = self.draw(), None
             self.calls += 1
             self._buffers = other_buffers(self.model)
             kind = device_of(self.model).type
             self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-            stack.enter_context(self.replay.recording(self.off, _inputs(self.model, args, kwargs)))
+            self._call.enter_context(self.replay.recording(self.off, inputs_of(self.model, args, kwargs)))
+            self._call.enter_context(self.watching())
         else:
-            stack.enter_context(bypassed(self.model, self.chain, self.settled()))
-        self._open.append(stack)
+            self._call.enter_context(bypassed(self.model, self.chain, self.settled()))
 
-    def _leave(self, output: Any) -> None:
-        if not self._open:
-            return
-        self._open.pop().close()
+    def leave(self, output: Any) -> None:
+        """Note what a call has returned."""
         if self.settled_for_good or self._asleep:
             return
+        self._call.close()
         if self.model.training and torch.is_grad_enabled():
             self.outputs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
         if self.outputs is not None and self.replay.recomputed:
             # The backward pass will call units again.
             self._until_step.enter_context(bypassed(self.model, self.chain, self.off))
-
-
-class _Hooks:
-    """What a gated network calls before and after; a copy of the network is not gated."""
-
-    def __init__(self, gates: Gates | None) -> None:
-        self._gates = gates
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Hooks:
-        return _Hooks(None)
-
-    def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._gates is not None:
-            self._gates._enter(args, kwargs)
-
-    def after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._gates is not None:
-            self._gates._leave(output)
-
-
-def _inputs(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    """A call's arguments as inputs: all by name, or all by place."""
-    known = inspect.signature(model.forward).parameters.values()
-    names = [each.name for each in known if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    if len(args) <= len(names):
-        return dict(zip(names, args, strict=False)) | kwargs
-    if kwargs:
-        raise ConfigError(
-            f"asked to call a gated {type(model).__name__} with {len(args)} arguments by place and "
-            f"{', '.join(kwargs)} by name: its forward names {len(names)} of them. Arguments all by name, or "
-            "all by place, work."
-        )
-    return args
+            self._until_step.enter_context(self.watching())

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -162,7 +161,7 @@ class ConcurrentPruner:
             asked = decisions.asked(step)
             gains = self._questions.ask(batch, asked) if asked else {}
             gone = decisions.after(step, gains)
-            self._decay_shut_()
+            self.gates.decay_shut_()
         self.done = step
         if decisions.frozen:
             self._questions.close()
@@ -208,14 +207,6 @@ class ConcurrentPruner:
                 f"asked to finish pruning after {self.done} of {self.steps} steps: no unit was asked yet "
                 f"what it is worth. Train for at least {max(1, self.decisions.first)} steps."
             )
-
-    def _decay_shut_(self) -> None:
-        """Give the weights of shut units gradients of zero, so that they decay as others do."""
-        for unit in self.chain.select(self.gates.off - set(self.gates.removed)):
-            for path in unit.modules:
-                for weight in self.model.get_submodule(path).parameters():
-                    if weight.requires_grad and weight.grad is None:
-                        weight.grad = torch.zeros_like(weight)
 
     def close(self) -> None:
         """Gate the network no longer; units that have left stay away."""

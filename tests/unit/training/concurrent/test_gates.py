@@ -378,6 +378,19 @@ def test_a_call_that_fails_leaves_nothing_behind(toy, x):
     assert not any("forward" in vars(module) for module in toy.modules())
 
 
+def test_gates_that_are_closed_after_an_interrupted_call_leave_nothing_behind(toy, x):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    gates = Gates(toy, find_units(toy, x))
+    handle = toy.head.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        toy(x)
+    handle.remove()
+    gates.close()
+    assert not any("forward" in vars(module) for module in toy.modules())
+
+
 def test_closed_gates_leave_an_ordinary_network(toy, x):
     plain = deepcopy(toy)
     gates = Gates(toy, find_units(toy, x), start=0.01)
