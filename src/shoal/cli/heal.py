@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from shoal.cli.command import Flag
-from shoal.cli.console import note, show_json, show_table
 from shoal.cli.files import beside, read_json
-from shoal.cli.loading import example_of, open_data, open_model, open_more_data
-from shoal.cli.options import DataOptions, ModelOptions
+from shoal.cli.loading import example_of, open_data, open_model
+from shoal.cli.outcome import Outcome, TrainingOptions, judged_by, measured, written
 from shoal.cli.settings import changed, show_settings
 
 if TYPE_CHECKING:
@@ -30,7 +28,7 @@ def list_settings() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions, ModelOptions):
+class Options(TrainingOptions):
     """What `shoal heal` takes.
 
     Attributes:
@@ -42,10 +40,6 @@ class Options(DataOptions, ModelOptions):
         distil: Weight of the teacher's outputs, from 0 to 1; the task has the rest.
         set: Another setting of healing; may be given again for others.
         list_settings: Show the settings of healing, and stop.
-        eval_data: Data to measure the quality on, before and after.
-        output: The folder to write; it appears when it is complete and verified.
-        overwrite: Replace a folder of that name that shoal wrote.
-        resume: Go on from the last checkpoint of an interrupted run.
     """
 
     teacher: Annotated[str | None, Flag(metavar="MODEL")] = None
@@ -55,10 +49,6 @@ class Options(DataOptions, ModelOptions):
     distil: float | None = None
     set: Annotated[tuple[str, ...], Flag(metavar="KEY=VALUE")] = ()
     list_settings: Annotated[bool, Flag(action=list_settings)] = False
-    eval_data: Annotated[str | None, Flag(metavar="DATA")] = None
-    output: Annotated[Path, Flag(short="-o", metavar="DIR")]
-    overwrite: bool = False
-    resume: bool = False
 
 
 def run(options: Options) -> None:
@@ -66,63 +56,51 @@ def run(options: Options) -> None:
 
     A folder that shoal wrote keeps its plan. A checkpoint stands beside the output until it is done.
     """
-    from shoal.surgery import check_target, format_of, save_verified
+    from shoal.surgery import check_target, format_of
+    from shoal.training import heal
 
     check_target(options.output, overwrite=options.overwrite)
     settings = _settings(options)
-    from dataclasses import replace
-
-    from shoal.measurement import evaluate_quality, measure_pair
-    from shoal.reports import checks_table, comparison_table
-    from shoal.training import heal
-
     loaded = open_model(options)
     plan, source, original, evidence = _history(loaded)
-    written = "auto" if loaded.folder is None else format_of(loaded.folder)
+    format = "auto" if loaded.folder is None else format_of(loaded.folder)
     teacher = None if options.teacher is None else open_model(options, options.teacher).model
-    data = open_data(options, loaded)
-    judged = None if options.eval_data is None else open_more_data(options.eval_data, options, loaded)
+    data, judged = open_data(options, loaded), judged_by(options, loaded)
     checkpoint = beside(options.output, "heal.safetensors")
     healed = heal(
         loaded.model,
         data.batches,
         teacher=teacher,
-        plan=plan,
+        # Units of a network with shortcuts are none of the folded one, nor of its teacher.
+        plan=None if plan is None or "shortcuts" in plan.settings else plan,
         settings=settings,
         checkpoint=checkpoint,
         resume=options.resume,
     )
     example = example_of(data, loaded.model, 1)
-    before, after = measure_pair(loaded.model, healed, example)
-    if judged is not None:
-        qualities = [evaluate_quality(each, judged.batches) for each in (loaded.model, healed)]
-        before, after = (replace(m, quality=q) for m, q in zip((before, after), qualities, strict=True))
-    verification = save_verified(
+    before, after = measured(loaded.model, healed, example, judged)
+    verification = written(
+        options,
+        loaded,
         healed,
-        options.output,
+        checkpoint=checkpoint,
         example=example,
-        overwrite=options.overwrite,
-        format=written,
-        trust_remote_code=options.trust_remote_code,
+        format=format,
         plan=plan,
-        source=source if written == "auto" else loaded.source,
+        source=source if format == "auto" else loaded.source,
         before=original or before,
         after=after,
-        tokenizer_from=loaded.folder or loaded.load_tokenizer(),
         extra={
             "evidence": evidence,
             "healed_on": data.description,
             "seeds": {"heal": settings.seed, "data": options.seed},
         },
     )
-    checkpoint.unlink(missing_ok=True)
+    outcome = Outcome(before=before, after=after, verification=verification)
     if options.json:
-        told = {"before": before.as_json(), "after": after.as_json(), "verification": verification.as_json()}
-        show_json({"output": str(options.output), **told})
-        return
-    show_table(comparison_table(before, after))
-    show_table(checks_table(verification))
-    note(f"written to {options.output}")
+        outcome.show_json()
+    else:
+        outcome.show()
 
 
 def _settings(options: Options) -> HealSettings:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated
 
 from shoal.cli.command import Flag
-from shoal.cli.console import note, show_json, show_table
-from shoal.cli.files import beside
-from shoal.cli.loading import example_of, open_data, open_model, open_more_data
-from shoal.cli.options import DataOptions, FormatOptions, ModelOptions
-from shoal.cli.settings import changed, show_settings
-from shoal.errors import ConfigError
-
-if TYPE_CHECKING:
-    from shoal.architectures.references import LoadedModel
-    from shoal.training import ConcurrentSettings, FitSettings, TrainingResult
+from shoal.cli.options import FormatOptions
+from shoal.cli.outcome import TrainingOptions
+from shoal.cli.settings import show_settings
 
 __all__ = ["Options", "list_settings", "run"]
 
@@ -30,15 +21,19 @@ def list_settings() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(DataOptions, FormatOptions, ModelOptions):
+class Options(FormatOptions, TrainingOptions):
     """What `shoal train` takes.
 
     Attributes:
         data: Data to train on, with labels for classifiers; its order is drawn anew in every epoch.
         method: concurrent: units leave while the network is trained; dense: none does, to compare with.
         budget: What may remain: units=20, params=0.7, macs=0.5, latency=0.6.
-        price: In place of a budget: the mean loss that all of the network's MACs are worth; a unit that gains
-            less than its share of it goes.
+        price: In place of a budget: the mean loss that all of the network's MACs are worth, 0.1, or that
+            all of something else is, such as latency=0.1; a unit that gains less than its share of it goes.
+        sweep: In place of both: train once for each of several budgets or prices, such as
+            macs=0.3,0.5,0.7 or price=0.03,0.1,0.3, each into a folder of its own in the output.
+        shortcuts: For plain networks (VGG, LeNet, MLP): add a path around every layer, so that any may
+            go, and fold what is left of them at the end.
         fresh: Begin with fresh random weights, not with those that the network comes with.
         epochs: How often the data is gone through.
         steps: Steps after which to stop, in place of epochs.
@@ -50,15 +45,13 @@ class Options(DataOptions, FormatOptions, ModelOptions):
         preset: default, or paper: what is known of the publication.
         set: A setting of gates; may be given again for others.
         list_settings: Show the settings of gates, and stop.
-        eval_data: Data to measure the quality on, before and after.
-        output: The folder to write; it appears when it is complete and verified.
-        overwrite: Replace a folder of that name that shoal wrote.
-        resume: Go on from the last checkpoint of an interrupted run.
     """
 
     method: str = "concurrent"
     budget: str | None = None
-    price: float | None = None
+    price: str | None = None
+    sweep: Annotated[str | None, Flag(metavar="QUANTITY=VALUE,…")] = None
+    shortcuts: bool = False
     fresh: bool = False
     epochs: int = 10
     steps: int | None = None
@@ -70,10 +63,6 @@ class Options(DataOptions, FormatOptions, ModelOptions):
     preset: str = "default"
     set: Annotated[tuple[str, ...], Flag(metavar="KEY=VALUE")] = ()
     list_settings: Annotated[bool, Flag(action=list_settings)] = False
-    eval_data: Annotated[str | None, Flag(metavar="DATA")] = None
-    output: Annotated[Path, Flag(short="-o", metavar="DIR")]
-    overwrite: bool = False
-    resume: bool = False
 
 
 def run(options: Options) -> None:
@@ -82,127 +71,18 @@ def run(options: Options) -> None:
 
     A checkpoint stands beside the output until it is done; --resume goes on from it.
     """
-    from shoal.surgery import check_format, check_target
+    from shoal.cli.sweeping import sweep
+    from shoal.cli.training import Training
+    from shoal.surgery import check_target
 
-    check_target(options.output, overwrite=options.overwrite)
-    gates = _gates(options)
-    from shoal.data import reshuffled
-    from shoal.measurement import evaluate_quality, measure_pair
-    from shoal.training import train
-
-    loaded = open_model(options)
-    check_format(loaded.model, options.format)
-    data = open_data(options, loaded)
-    judged = None if options.eval_data is None else open_more_data(options.eval_data, options, loaded)
-    checkpoint = beside(options.output, "train.safetensors")
-    example = example_of(data, loaded.model, 1)
-    found = train(
-        loaded.model,
-        reshuffled(data, augment=options.augment),
-        example=example,
-        method=options.method,
-        budget=options.budget,
-        price=options.price,
-        settings=gates,
-        fit_settings=_fitting(options, loaded),
-        fresh=options.fresh,
-        checkpoint=checkpoint,
-        resume=options.resume,
-    )
-    before, after = measure_pair(loaded.model, found.model, example)
-    if judged is not None:
-        qualities = [evaluate_quality(each, judged.batches) for each in (loaded.model, found.model)]
-        before, after = (replace(m, quality=q) for m, q in zip((before, after), qualities, strict=True))
-    _write(options, loaded, found, example, data.description, before, after)
-
-
-def _gates(options: Options) -> ConcurrentSettings | None:
-    from shoal.training import PRESETS
-
-    if options.preset not in PRESETS:
-        raise ConfigError(f"asked for the preset {options.preset!r}: {', '.join(PRESETS)} work.")
-    if options.method != "concurrent":
-        if options.set or options.preset != "default":
-            raise ConfigError(
-                f"asked for settings of gates with the method {options.method}: it has no gates."
-            )
-        return None
-    base = replace(PRESETS[options.preset], seed=options.seed)
-    settings: ConcurrentSettings = changed(base, options.set, of="gates")
-    return settings
-
-
-def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
-    from shoal.measurement import is_causal
-    from shoal.training import FitSettings
-
-    optimizer = options.optimizer or ("adamw" if is_causal(loaded.model) else "sgd")
-    usual = 3e-4 if optimizer == "adamw" else 0.05
-    given: dict[str, Any] = {"optimizer": optimizer, "mixed_precision": options.mixed_precision}
-    return FitSettings(
-        epochs=options.epochs,
-        max_steps=options.steps,
-        lr=usual if options.lr is None else options.lr,
-        weight_decay=options.weight_decay,
-        warmup=0.05,
-        seed=options.seed,
-        purpose=f"{options.data}, augment={options.augment}",
-        **given,
-    )
-
-
-def _write(
-    options: Options,
-    loaded: LoadedModel,
-    found: TrainingResult,
-    example: Any,
-    described: str,
-    before: Any,
-    after: Any,
-) -> None:
-    from shoal.processes import together
-    from shoal.reports import checks_table, comparison_table, plan_table
-    from shoal.surgery import save_verified
-
-    with together() as processes:
-        if processes.number:
-            return
-    progress = None if found.progress is None else vars(found.progress)
-    training = {
-        "method": options.method,
-        "steps": found.report.steps,
-        "seconds": found.report.seconds,
-        "epochs": [vars(epoch) for epoch in found.report.epochs],
-        "pruning": progress,
-        "fresh_weights": options.fresh,
-    }
-    verification = save_verified(
-        found.model,
-        options.output,
-        example=example,
-        overwrite=options.overwrite,
-        format=options.format,
-        trust_remote_code=options.trust_remote_code,
-        plan=found.plan,
-        source=loaded.source,
-        before=before,
-        after=after,
-        tokenizer_from=loaded.folder or loaded.load_tokenizer(),
-        extra={"training": training, "trained_on": described, "seeds": {"seed": options.seed}},
-    )
-    beside(options.output, "train.safetensors").unlink(missing_ok=True)
-    if options.json:
-        told = {"before": before.as_json(), "after": after.as_json(), "verification": verification.as_json()}
-        plan = json.loads(found.plan.to_json())
-        show_json({"output": str(options.output), "plan": plan, "training": training, **told})
+    if options.sweep is not None:
+        sweep(options, options.sweep)
         return
-    show_table(plan_table(found.plan))
-    show_table(comparison_table(before, after))
-    show_table(checks_table(verification))
-    if found.progress is not None:
-        share = abs(found.progress.saved)
-        what = (
-            "was saved" if found.progress.saved >= 0 else "came on top, for asking units what they are worth"
-        )
-        note(f"{share:.0%} of the training compute of the whole network {what}, in MACs")
-    note(f"written to {options.output}")
+    check_target(options.output, overwrite=options.overwrite)
+    trained = Training.of(options).once(options)
+    if trained is None:
+        return
+    if options.json:
+        trained.show_json()
+    else:
+        trained.show()

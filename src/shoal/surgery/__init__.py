@@ -16,6 +16,8 @@ from shoal.surgery.loading import load
 from shoal.surgery.originals import check_format, format_of
 from shoal.surgery.publishing import save_verified
 from shoal.surgery.record import read_record
+from shoal.surgery.shortcut_folding import fold_shortcuts
+from shoal.surgery.shortcuts import with_shortcuts
 from shoal.surgery.structure import build_skeleton
 from shoal.surgery.verification import record_verification, verify
 
@@ -42,6 +44,7 @@ __all__ = [
     "export_onnx",
     "find_entries",
     "fold",
+    "fold_shortcuts",
     "format_of",
     "is_checkpoint",
     "load",
@@ -54,4 +57,5 @@ __all__ = [
     "save_verified",
     "verify",
     "why_in_memory",
+    "with_shortcuts",
 ]

@@ -50,6 +50,11 @@ def _removed(plan: Mapping[str, Any] | None) -> str:
         f"{len(steps)} of {len(names)} units of {plan['model']['name']}, chosen {_chosen(plan)} "
         "(units are numbered from 0 in the original network)."
     )
+    if "shortcuts" in (plan.get("settings") or {}):
+        lines[-1] += (
+            " Paths were added around its layers for training, and are folded into what is left; the units, "
+            "their names and sizes are those of the network with these paths."
+        )
     if steps:
         lines += ["", "| unit | module | parameters |", "| ---: | --- | ---: |"]
         sizes = plan["model"]["unit_params"]

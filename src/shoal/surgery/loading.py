@@ -21,6 +21,7 @@ from shoal.plan import Plan
 from shoal.surgery.applying import apply
 from shoal.surgery.originals import rebuild_original
 from shoal.surgery.record import RECORD, WEIGHTS, read_record
+from shoal.surgery.shortcut_folding import folded_anew
 
 __all__ = ["Original", "is_pretrained_folder", "load", "read_folder"]
 
@@ -137,7 +138,10 @@ def _rebuilt(
     original = model if isinstance(model, nn.Module) else model()
     if not record.get("plan"):
         return copy.deepcopy(original)
-    return apply(original, Plan.from_json(json.dumps(record["plan"])))
+    plan = Plan.from_json(json.dumps(record["plan"]))
+    if "shortcuts" in plan.settings:
+        return folded_anew(original, plan)
+    return apply(original, plan)
 
 
 def _fill_(model: nn.Module, path: Path) -> None:

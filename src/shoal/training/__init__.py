@@ -8,8 +8,6 @@ from shoal.training.fitting import FitReport, Objective, Pruner, fit
 from shoal.training.healing import HealSettings, heal
 from shoal.training.optimisation import FitSettings
 from shoal.training.runs import METHODS, TrainingResult, train
-from shoal.training.shortcut_folding import fold_shortcuts
-from shoal.training.shortcuts import with_shortcuts
 
 __all__ = [
     "METHODS",
@@ -24,11 +22,9 @@ __all__ = [
     "PruningProgress",
     "TrainingResult",
     "fit",
-    "fold_shortcuts",
     "heal",
     "lightning_pruning_callback",
     "pruning_callback",
     "recalibrate_",
     "train",
-    "with_shortcuts",
 ]

@@ -15,18 +15,21 @@ from shoal.architectures import find_units
 from shoal.architectures.initialisation import randomise_, seeded
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs, call, check_batches
-from shoal.errors import ConfigError, DataError
+from shoal.errors import BudgetError, ConfigError, DataError
 from shoal.journal import fingerprint
 from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.plan import Plan
 from shoal.processes import together
+from shoal.surgery.shortcut_folding import fold_shortcuts
 from shoal.training.batchnorm import recalibrate_
-from shoal.training.concurrent.pruner import ConcurrentPruner, PruningProgress
+from shoal.training.concurrent.progress import PruningProgress
+from shoal.training.concurrent.pruner import ConcurrentPruner
 from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.training.fitting import FitReport, Objective, fit, total_steps
 from shoal.training.optimisation import FitSettings
+from shoal.training.plain import absolute, check_folded, gated_copy, plan_with_shortcuts
 
-__all__ = ["METHODS", "TrainingResult", "train"]
+__all__ = ["METHODS", "TrainingResult", "check_budget", "train"]
 
 METHODS = {
     "concurrent": "a gate on every unit, which ends open or takes its unit out while the network is trained",
@@ -40,8 +43,9 @@ class TrainingResult:
     """What a training run has come to.
 
     Attributes:
-        model: The trained network, without what was removed; in evaluation mode.
-        plan: What was removed.
+        model: The trained network, without what was removed and with shortcuts folded; in evaluation mode.
+        plan: What was removed. Its units are those that were gated: with shortcuts, those of the network
+            that has them.
         report: How the run went.
         progress: Where pruning ended; None where nothing was pruned.
         drawn_without_a_rule: With fresh weights: parameters for which the network has no rule, drawn with
@@ -62,10 +66,11 @@ def train(
     example: Inputs,
     method: str = "concurrent",
     budget: Budget | str | None = None,
-    price: float | None = None,
+    price: float | str | None = None,
     fit_settings: FitSettings | None = None,
     settings: ConcurrentSettings | None = None,
     fresh: bool = False,
+    shortcuts: bool = False,
     loss: Loss | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -78,17 +83,19 @@ def train(
             an epoch in their own order.
         example: What the model's forward takes, for units and costs.
         method: One of `METHODS`.
-        budget: What may remain, such as `macs=0.5`.
-        price: In place of a budget: the mean loss that all of the network's MACs are worth.
+        budget: What may remain, such as `macs=0.5`; shares of parameters and MACs are of `model`.
+        price: In place of a budget: the mean loss that the network's cost is worth, as `ConcurrentPruner`.
         fit_settings: How to train.
         settings: How gates are trained.
         fresh: Whether training begins with fresh random weights.
+        shortcuts: Whether layers of a plain network get paths around them, folded at the end.
         loss: Called as `loss(outputs, labels)` in place of the usual losses.
         checkpoint: A file for the state of the run.
         resume: Whether to go on from that file if there is one.
 
     Raises:
-        ConfigError: If the method is unknown, options do not go together, or the checkpoint does not fit.
+        ConfigError: If options do not go together, no layer can have a shortcut, or the checkpoint is of
+            another run.
         BudgetError: If the budget cannot be met; names the nearest.
         DataError: If there are no batches, nothing to compute a loss from, or a loss is not finite.
         UnitError: If no unit can be removed.
@@ -101,51 +108,176 @@ def train(
         >>> len(found.model)
         2
     """
-    fit_settings = fit_settings or FitSettings()
-    _check(method, budget, price, settings, fit_settings.mixed_precision)
-    student = copy.deepcopy(model)
-    drawn: list[str] = []
-    if fresh:
-        with seeded(student, fit_settings.seed):
-            drawn = randomise_(student)
-    pruner = None
-    if method == "concurrent":
-        with together() as processes:
-            steps = total_steps(check_batches(batches), fit_settings, processes.count)
-        pruner = ConcurrentPruner(
-            student, example, steps=steps, budget=budget, price=price, loss=loss, settings=settings
-        )
-    purpose = fingerprint("train", method, str(budget), price, fresh, fit_settings.purpose)
-    try:
-        report = fit(
-            student,
-            batches,
-            replace(fit_settings, purpose=purpose),
-            objective=_objective(student, loss),
-            pruner=pruner,
-            checkpoint=checkpoint,
-            resume=resume,
-        )
-    except BaseException:
-        if pruner is not None:
-            pruner.close()
-        raise
-    trained = student if pruner is None else pruner.finish()
-    with seeded(trained, fit_settings.seed):
-        recalibrate_(trained, batches)
-    return TrainingResult(
-        model=trained.eval(),
-        plan=_plan(model, example, pruner),
-        report=report,
-        progress=None if pruner is None else pruner.progress(),
-        drawn_without_a_rule=tuple(drawn),
-    )
+    start = _Start(model=model, example=example, fresh=fresh, shortcuts=shortcuts)
+    goal = _Goal(method=method, budget=budget, price=price, settings=settings, loss=loss)
+    return _Run(start, goal, fit_settings or FitSettings()).result(batches, checkpoint, resume=resume)
 
 
-def _plan(model: nn.Module, example: Inputs, pruner: ConcurrentPruner | None) -> Plan:
+def check_budget(
+    model: nn.Module,
+    *,
+    example: Inputs,
+    method: str = "concurrent",
+    budget: Budget | str | None = None,
+    price: float | str | None = None,
+    shortcuts: bool = False,
+) -> None:
+    """Check, before long training, that `train` can do what is asked; all arguments are its own.
+
+    Raises:
+        ConfigError, BudgetError, UnitError: As `train`.
+    """
+    start = _Start(model=model, example=example, shortcuts=shortcuts)
+    run = _Run(start, _Goal(method=method, budget=budget, price=price), FitSettings())
+    pruner = run.pruner(run.student()[0], steps=1)
     if pruner is not None:
-        return pruner.plan()
-    return Plan.removing(find_units(model, example), [], method="dense")
+        pruner.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Start:
+    """What training begins with."""
+
+    model: nn.Module
+    example: Inputs
+    fresh: bool = False
+    shortcuts: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Goal:
+    """What training is to come to."""
+
+    method: str
+    budget: Budget | str | None
+    price: float | str | None
+    settings: ConcurrentSettings | None = None
+    loss: Loss | None = None
+
+    def check(self, precision: str) -> None:
+        """Check that it goes together."""
+        if self.method not in METHODS:
+            near = get_close_matches(self.method, METHODS, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"asked to train by the method {self.method!r}: {', '.join(METHODS)} work; the nearest is "
+                f"{near!r}."
+            )
+        if self.settings is not None and self.settings.estimator == "slope" and precision == "fp16":
+            raise ConfigError(
+                "asked to read gains off gradients (estimator=slope) in fp16, where losses are scaled: flip "
+                "works, and mixed_precision bf16 or no."
+            )
+        given = {"budget": self.budget, "price": self.price, "settings of gates": self.settings}
+        if self.method == "dense" and (idle := [name for name, value in given.items() if value is not None]):
+            raise ConfigError(f"asked for {', '.join(idle)} with the method dense, which removes nothing.")
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A training run, from a network to the one that it ends with."""
+
+    start: _Start
+    goal: _Goal
+    fitting: FitSettings
+
+    def __post_init__(self) -> None:
+        self.goal.check(self.fitting.mixed_precision)
+
+    def result(self, batches: Iterable[Batch], checkpoint: Path | None, *, resume: bool) -> TrainingResult:
+        """Return what the run comes to."""
+        student, drawn = self.student()
+        with together() as processes:
+            steps = total_steps(check_batches(batches), self.fitting, processes.count)
+        pruner = self.pruner(student, steps)
+        if pruner is None:
+            plan = Plan.removing(find_units(student, self.start.example), [], method=self.goal.method)
+        report = self._fitted(student, batches, pruner, checkpoint, resume=resume)
+        if pruner is not None:
+            student, plan = pruner.finish(), pruner.plan()
+        with seeded(student, self.fitting.seed):
+            recalibrate_(student, batches)
+        return TrainingResult(
+            model=self._folded(student.eval()),
+            plan=plan_with_shortcuts(plan, self.start.example) if self.start.shortcuts else plan,
+            report=report,
+            progress=None if pruner is None else pruner.progress(),
+            drawn_without_a_rule=tuple(drawn),
+        )
+
+    def student(self) -> tuple[nn.Module, list[str]]:
+        """Return the network to train, and the parameters that were drawn without a rule."""
+        start, drawn, student = self.start, list[str](), copy.deepcopy(self.start.model)
+        if start.fresh:
+            with seeded(student, self.fitting.seed):
+                drawn = randomise_(student)
+        if start.shortcuts:
+            student = gated_copy(student, start.example, seed=self.fitting.seed)
+        return student, drawn
+
+    def pruner(self, student: nn.Module, steps: int) -> ConcurrentPruner | None:
+        """Return what takes units out of it; None where none shall go."""
+        goal, budget = self.goal, self.budget
+        if goal.method != "concurrent":
+            return None
+        if self.start.shortcuts and budget is not None:
+            budget = absolute(budget, self.start.model, self.start.example)
+        try:
+            return ConcurrentPruner(
+                student,
+                self.start.example,
+                steps=steps,
+                budget=budget,
+                price=goal.price,
+                loss=goal.loss,
+                settings=goal.settings,
+            )
+        except BudgetError as error:
+            if budget == self.budget:
+                raise
+            raise BudgetError(
+                f"{error} Asked for was {self.budget} of the plain network, and shortcuts count until they "
+                "are folded."
+            ) from error
+
+    @property
+    def budget(self) -> Budget | None:
+        """What may remain of the network that came in."""
+        return None if self.goal.budget is None else Budget.parse(self.goal.budget)
+
+    def _fitted(
+        self,
+        student: nn.Module,
+        batches: Iterable[Batch],
+        pruner: ConcurrentPruner | None,
+        checkpoint: Path | None,
+        *,
+        resume: bool,
+    ) -> FitReport:
+        start, goal = self.start, self.goal
+        asked = (goal.method, str(goal.budget), goal.price, start.fresh, start.shortcuts)
+        try:
+            return fit(
+                student,
+                batches,
+                replace(self.fitting, purpose=fingerprint("train", *asked, self.fitting.purpose)),
+                objective=_objective(student, goal.loss),
+                pruner=pruner,
+                checkpoint=checkpoint,
+                resume=resume,
+            )
+        except BaseException:
+            if pruner is not None:
+                pruner.close()
+            raise
+
+    def _folded(self, trained: nn.Module) -> nn.Module:
+        start = self.start
+        if not start.shortcuts:
+            return trained
+        folded = fold_shortcuts(trained)
+        if self.budget is not None:
+            check_folded(self.budget, start.model, folded, start.example)
+        return folded
 
 
 def _objective(student: nn.Module, loss: Loss | None) -> Objective:
@@ -161,25 +293,3 @@ def _objective(student: nn.Module, loss: Loss | None) -> Objective:
         return mean
 
     return objective
-
-
-def _check(
-    method: str,
-    budget: Budget | str | None,
-    price: float | None,
-    settings: ConcurrentSettings | None,
-    precision: str,
-) -> None:
-    if method not in METHODS:
-        near = get_close_matches(method, METHODS, n=1, cutoff=0.0)[0]
-        raise ConfigError(
-            f"asked to train by the method {method!r}: {', '.join(METHODS)} work; the nearest is {near!r}."
-        )
-    if settings is not None and settings.estimator == "slope" and precision == "fp16":
-        raise ConfigError(
-            "asked to read gains off gradients (estimator=slope) in fp16, where losses are scaled: flip "
-            "works, and mixed_precision bf16 or no."
-        )
-    given = {"budget": budget, "price": price, "settings of gates": settings}
-    if method == "dense" and (idle := [name for name, value in given.items() if value is not None]):
-        raise ConfigError(f"asked for {', '.join(idle)} with the method dense, which removes nothing.")

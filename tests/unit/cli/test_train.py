@@ -1,6 +1,7 @@
 import json
 
 import pytest
+from torch import nn
 
 from shoal import load
 from shoal.training import fitting
@@ -52,6 +53,44 @@ def test_an_interrupted_run_goes_on_where_it_stopped(shoal, place, monkeypatch):
     assert (place / "small.train.safetensors").exists()
 
 
+PLAIN = """
+import torch
+from torch import nn
+
+
+def make():
+    torch.manual_seed(0)
+    rows = [part for _ in range(4) for part in (nn.Linear(16, 16), nn.ReLU())]
+    ends = (nn.Linear(16, 12), nn.Linear(12, 10))
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), *rows, *ends)
+"""
+
+
+def test_plain_networks_are_trained_with_paths_that_are_folded(shoal, place):
+    (place / "plain.py").write_text(PLAIN)
+    typed = TRAIN.replace("net.py", "plain.py")
+    outcome = shoal(f"{typed} --shortcuts --budget macs=0.7")
+    assert outcome.code == 0
+    assert "once they are folded" in outcome.err
+    assert shoal("verify small").code == 0
+    assert {type(module) for module in load("small")} == {nn.Flatten, nn.Linear, nn.ReLU}
+    record = json.loads((place / "small" / "shoal.json").read_text())
+    assert record["before"]["macs"] == 64 * 16 + 4 * 16 * 16 + 16 * 12 + 12 * 10
+    assert record["after"]["macs"] <= 0.7 * record["before"]["macs"]
+    assert record["training"]["asked"]["shortcuts"]
+    assert shoal("heal small --data digits:train --num-samples 64 --epochs 1 -o healed").code == 0
+    assert shoal("verify healed").code == 0
+    whole = shoal(f"{typed} --shortcuts --method dense --json --overwrite").json
+    assert whole["after"]["macs"] == whole["before"]["macs"]
+    assert shoal("verify small").code == 0
+
+
+def test_prices_of_other_quantities_are_taken(shoal):
+    found = shoal(f"{TRAIN} --price params=0.1,macs=0.05 --json").json
+    assert found["training"]["asked"]["price"] == "params=0.1,macs=0.05"
+    assert found["verification"]["passed"]
+
+
 def test_the_settings_are_listed(shoal):
     outcome = shoal("train --list-settings")
     assert outcome.code == 0
@@ -66,6 +105,8 @@ def test_the_settings_are_listed(shoal):
         ("--budget units=4 --method dens", "the nearest is 'dense'"),
         ("--budget units=4 --preset papr", "the preset 'papr'"),
         ("--budget units=4 --set prob=3", "the nearest is 'probes'"),
+        ("--price much", "asked for a price of 'much'"),
+        ("--budget units=4 --shortcuts", "none of the 5 layers between the first and the last can have one"),
         ("--method dense --set probes=3", "it has no gates"),
         ("--method dense --budget units=4", "asked for budget with the method dense"),
         ("--budget macs=0.001", "the least that can be asked for"),

@@ -6,7 +6,7 @@ from networks import NETWORKS
 from shoal import Budget, find_units
 from shoal.errors import BudgetError, ConfigError, DataError, UnknownArchitectureError
 from shoal.training import ConcurrentSettings, FitSettings, TrainingResult, fitting, train
-from shoal.training.runs import METHODS
+from shoal.training.runs import METHODS, check_budget
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 3
@@ -154,6 +154,36 @@ def test_other_budgets_do_not_resume(tmp_path):
 def test_requests_that_cannot_be_met_are_refused(options, error, message):
     with pytest.raises(error, match=message):
         run(**options)
+
+
+@pytest.mark.parametrize(
+    "asked", [{"budget": "units=3"}, {"budget": "latency=0.5"}, {"price": 0.1}, {"price": "params=0.1"}]
+)
+def test_what_can_be_trained_can_be_asked_before(asked):
+    net = network()
+    kept = weights(net)
+    check_budget(net, example=X[:1], **asked)
+    assert torch.equal(weights(net), kept)
+    assert not net._forward_hooks
+
+
+@pytest.mark.parametrize(
+    ("asked", "error", "message"),
+    [
+        ({"budget": "units=0.01"}, BudgetError, "the least that can be asked for"),
+        ({"price": "much"}, ConfigError, "a price of 'much'"),
+        ({}, ConfigError, "one of them works"),
+        ({"method": "dense", "price": 0.1}, ConfigError, "asked for price with the method dense"),
+        ({"budget": "units=3", "shortcuts": True}, ConfigError, "train without shortcuts"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_before(asked, error, message):
+    with pytest.raises(error, match=message):
+        check_budget(network(), example=X[:1], **asked)
+
+
+def test_the_whole_network_needs_no_check():
+    check_budget(network(), example=X[:1], method="dense")
 
 
 def test_data_without_anything_to_learn_is_refused():

@@ -99,13 +99,20 @@ class Decisions:
             if self.settings.condition == "attracted":
                 self._note_influence(index)
         gone: list[int] = []
-        if self.led and step == max(1, self.first):
+        if self.led and step >= max(1, self.first) and not self._begun:
+            # Units that have learnt little yet are worth more later on.
             self.prices.start(self.worth)
         if step > self.first:
             gone = self._move(step, gains)
         if step >= self.last or (self.led and self.prices.is_met(self.gates.removed)):
             gone += self.freeze()
         return gone
+
+    @property
+    def _begun(self) -> bool:
+        """Whether gates shut already, or units have left."""
+        theta, start = self.gates.theta, self.settings.start
+        return bool(self.gates.removed) or math.fsum(theta.values()) < start * len(theta)
 
     def freeze(self) -> list[int]:
         """Settle all gates by what units are worth, and return the units that leave."""

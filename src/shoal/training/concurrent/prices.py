@@ -14,9 +14,9 @@ from shoal.errors import ConfigError
 from shoal.measurement import unit_latency
 from shoal.planners import Requirement, is_enough, remove_in_order
 from shoal.processes import together
+from shoal.surgery.shortcuts import Shortcut
 from shoal.tables import LatencyTable
 from shoal.training.concurrent.price import Price
-from shoal.training.shortcuts import Shortcut
 from shoal.units import Chain
 
 __all__ = ["UnitPrices", "prices_of"]
@@ -135,14 +135,14 @@ class UnitPrices:
         return is_enough(self.requirement.whole - self.requirement.remaining(removed), self.requirement.need)
 
     def start(self, gains: Mapping[int, float]) -> None:
-        """Set the level at which the units that are worth least for their cost leave, as many as the budget
+        """Raise the level to where the units that are worth least for their cost leave, as many as the budget
         asks for.
         """
         worths = {index: max(gain, 0.0) / max(self.share(index), _LOWEST) for index, gain in gains.items()}
         going = self.surplus(gains, ())
         highest = max(worths.values(), default=0.0)
         # Where units still add nothing, the price of those that do says what is little.
-        self.level = max([_LOWEST, 0.01 * highest, *(worths[index] for index in going)])
+        self.level = max([self.level, _LOWEST, 0.01 * highest, *(worths[index] for index in going)])
 
     def lead(self, expected: float, target: float, *, haste: float) -> None:
         """Raise the level while more is expected to remain than should.

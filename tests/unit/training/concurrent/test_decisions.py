@@ -167,6 +167,19 @@ def test_prices_rise_from_the_first_step_where_there_is_no_warm_up():
     assert gone[:1] == [0]
 
 
+def test_the_price_follows_what_units_come_to_be_worth_until_gates_shut():
+    decisions = toy_decisions(budget="units=2", steps=1000, warmup=0.01, memory=0.5)
+    for step, worth in ((10, 1e-4), (11, 1.0)):
+        decisions.gates.theta = dict.fromkeys(range(4), 0.98)
+        decisions.after(step, {index: worth * (1 + index) for index in range(4)})
+        # Two of four units are to go, and the second is worth so much of a quarter of the cost.
+        assert decisions.prices.level == pytest.approx(4 * decisions.worth[1], rel=0.06)
+    level = decisions.prices.level
+    decisions.gates.theta[0] = 0.5
+    decisions.after(12, dict.fromkeys(range(4), 50.0))
+    assert decisions.prices.level == pytest.approx(level, rel=0.06)
+
+
 def test_a_cheap_worthless_unit_stays_where_only_a_dear_one_would_be_left():
     wide, narrow = (nn.Sequential(nn.Linear(8, n), nn.ReLU(), nn.Linear(n, 8)) for n in (64, 4))
     net = nn.Sequential(Residual(wide), Residual(narrow), nn.Linear(8, 2))

@@ -150,7 +150,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
     return Whole(callback, folder)
 
 
-@pytest.mark.parametrize(("step", "left"), [(5, 5), (20, 4), (25, 2)])
+@pytest.mark.parametrize(("step", "left"), [(5, 5), (20, 3), (25, 2)])
 def test_a_resumed_run_is_the_run_that_was_never_interrupted(
     whole: Whole, tmp_path: Path, step: int, left: int
 ) -> None:

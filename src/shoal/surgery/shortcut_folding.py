@@ -4,39 +4,31 @@ A layer that is left takes up its shortcut: S x + f(x) is one convolution or lin
 folded in. Of a layer that has gone, S is left: nothing where it is the identity, and otherwise a linear map
 that becomes part of the layer behind or before it, where nothing bent stands between, no border differs and
 no more is to be computed.
-
-Linear layers are convolutions of one tap here.
 """
 
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from shoal.architectures.hidden import Bypass
-from shoal.errors import SurgeryError, UnitError
-from shoal.surgery.affine import Affine, convolution, exact_device, fold_norm, identity, to_convolution
-from shoal.surgery.merge import add, compose
-from shoal.training.shortcuts import (
-    LAYERS,
-    ZEROS,
-    Projected,
-    Shortcut,
-    all_pads,
-    is_row,
-    refill_,
-    why_unfoldable,
-)
+from shoal.architectures.pretrained import dtype_of
+from shoal.calling import inputs_like
+from shoal.errors import ShoalWarning, SurgeryError, UnitError
+from shoal.plan import Plan
+from shoal.surgery import apply
+from shoal.surgery.shortcut_layers import Projected, Shortcut
+from shoal.surgery.shortcut_maps import LinearMap
+from shoal.surgery.shortcuts import is_row, refill_, why_unfoldable, with_shortcuts
 
-__all__ = ["fold_shortcuts"]
+__all__ = ["fold_shortcuts", "folded_anew"]
 
 # What changes nothing in evaluation.
 _CLEAR = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
@@ -62,7 +54,7 @@ def fold_shortcuts(model: nn.Module) -> nn.Module:
         SurgeryError: If a shortcut stands elsewhere than in an `nn.Sequential`.
 
     Example:
-        >>> from shoal.training.shortcuts import with_shortcuts
+        >>> import torch
         >>> plain = nn.Sequential(nn.Linear(2, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 1))
         >>> fold_shortcuts(with_shortcuts(plain, torch.ones(1, 2)))
         Sequential(
@@ -95,33 +87,31 @@ def fold_shortcuts(model: nn.Module) -> nn.Module:
     return folded
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Map:
-    """A linear layer or convolution as an affine map.
+def folded_anew(plain: nn.Module, plan: Plan) -> nn.Module:
+    """Return the network of the layers that a training with shortcuts left: one that takes the state of the
+    folded network which came of it. Its weights are of no matter.
 
-    Attributes:
-        affine: The map, in float64.
-        after: Zeros behind the input, a number an axis; negative numbers crop.
-        linear: Whether it is a linear layer.
-        biased: Whether it has a bias.
-        like: A weight whose dtype and device the layer has.
+    Args:
+        plain: The plain network; stays untouched.
+        plan: Which layers left. Its settings say under `shortcuts` what the network takes, as
+            `describe_inputs` writes it.
+
+    Raises:
+        DataError: If the network does not run on that.
+        PlanError: If the plan is of another network.
+        UnitError: If no layer can have a shortcut.
     """
+    dtype = dtype_of(plain)
 
-    affine: Affine
-    after: tuple[int, ...]
-    linear: bool
-    biased: bool
-    like: torch.Tensor
+    def cast(leaf: Any) -> Any:
+        return leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
-    @property
-    def pads(self) -> tuple[tuple[int, int], ...]:
-        """Zeros before and after, a pair an axis."""
-        return tuple((-before, after) for before, after in zip(self.affine.offset, self.after, strict=True))
-
-    @property
-    def weights(self) -> int:
-        """How many numbers its weight has: what it costs at each place of its output."""
-        return self.affine.weight.numel()
+    example = tree_map(cast, inputs_like(plan.settings["shortcuts"]))
+    with warnings.catch_warnings():
+        # What can have none was said when it was trained.
+        warnings.simplefilter("ignore", ShoalWarning)
+        added = with_shortcuts(plain, example)
+    return fold_shortcuts(apply(added, plan))
 
 
 @dataclass(kw_only=True, eq=False)
@@ -140,7 +130,7 @@ class _Entry:
     key: str
     layer: list[nn.Module]
     behind: list[nn.Module]
-    map: _Map | None = None
+    map: LinearMap | None = None
     lone: bool = False
 
 
@@ -173,7 +163,7 @@ def _entry(row: nn.Sequential, key: str, module: nn.Module) -> _Entry:
     if isinstance(module, Shortcut):
         return _folded(place, module, None)
     if isinstance(module, Projected):
-        around = _map_of(list(module.around))
+        around = LinearMap.of(list(module.around))
         if isinstance(module.shortcut, Shortcut):
             return _folded(place, module.shortcut, around)
         return _Entry(**place, layer=list(module.around), behind=[], map=around, lone=True)
@@ -181,68 +171,19 @@ def _entry(row: nn.Sequential, key: str, module: nn.Module) -> _Entry:
         return _Entry(**place, layer=[], behind=[])
     if why_unfoldable(module):
         return _Entry(**place, layer=[], behind=[module])
-    return _Entry(**place, layer=[module], behind=[], map=_map_of([module]))
+    return _Entry(**place, layer=[module], behind=[], map=LinearMap.of([module]))
 
 
-def _folded(place: dict[str, Any], shortcut: Shortcut, around: _Map | None) -> _Entry:
+def _folded(place: dict[str, Any], shortcut: Shortcut, around: LinearMap | None) -> _Entry:
     """One layer in the place of a layer and its shortcut, its activation behind it."""
-    own = _map_of(list(shortcut.layer))
-    weight = own.affine.weight
-    same = identity(own.affine.in_channels, len(own.after), dtype=weight.dtype, device=weight.device)
-    # The shortcut's tap is one of the layer's, so that no padding changes.
-    both = replace(own, affine=add(own.affine, same if around is None else around.affine))
+    both = LinearMap.of(list(shortcut.layer)).beside(around)
     bends = not isinstance(shortcut.activation, nn.Identity)
     return _Entry(
         **place,
-        layer=_modules(both, training=shortcut.training),
+        layer=both.modules(training=shortcut.training),
         behind=[shortcut.activation] if bends else [],
         map=both,
     )
-
-
-def _map_of(modules: Sequence[nn.Module]) -> _Map:
-    """The map of a layer, of the zeros that stand before it, and of the batch norm behind it."""
-    pads = [module.padding for module in modules if isinstance(module, ZEROS)]
-    norms = [module for module in modules if isinstance(module, _BatchNorm)]
-    layer: Any = next(module for module in modules if isinstance(module, LAYERS))
-    exact: Any = {"dtype": torch.float64, "device": exact_device(layer.weight.device)}
-    linear = isinstance(layer, nn.Linear)
-    affine = _of_linear(layer, **exact) if linear else convolution(layer, **exact)
-    total = [0] if linear else all_pads(layer)
-    after = tuple(both + before for both, before in zip(total, affine.offset, strict=True))
-    for flat in pads:
-        # The last axis comes first.
-        before = tuple(reversed(flat[::2]))
-        affine = replace(affine, offset=tuple(a - b for a, b in zip(affine.offset, before, strict=True)))
-        after = tuple(a + b for a, b in zip(after, reversed(flat[1::2]), strict=True))
-    for norm in norms:
-        affine = fold_norm(affine, norm)
-    biased = layer.bias is not None or bool(norms)
-    return _Map(affine=affine, after=after, linear=linear, biased=biased, like=layer.weight)
-
-
-def _of_linear(layer: nn.Linear, *, dtype: torch.dtype, device: torch.device) -> Affine:
-    """A linear layer as a convolution of one tap."""
-    weight = layer.weight.detach().to(device).to(dtype)
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().to(weight)
-    return Affine(weight=weight.unsqueeze(-1), bias=bias, stride=(1,), offset=(0,), dilation=(1,))
-
-
-def _modules(map: _Map, *, training: bool) -> list[nn.Module]:
-    """Ordinary modules that compute a map: a layer, behind padding where that differs before and after."""
-    weight, bias = (
-        each.to(map.like.dtype).to(map.like.device) for each in (map.affine.weight, map.affine.bias)
-    )
-    if map.linear:
-        layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-        layer.weight, layer.bias = nn.Parameter(weight.squeeze(-1)), nn.Parameter(bias)
-        row: list[nn.Module] = [layer]
-    else:
-        made = to_convolution(replace(map.affine, weight=weight, bias=bias), padding=map.pads)
-        row = list(made) if isinstance(made, nn.Sequential) else [made]
-    if not map.biased:
-        row[-1].bias = None  # type: ignore[assignment]
-    return [module.train(training).requires_grad_(map.like.requires_grad) for module in row]
 
 
 def _merge_left_(entries: list[_Entry]) -> None:
@@ -258,32 +199,14 @@ def _merge_left_(entries: list[_Entry]) -> None:
             continue
         merged = None
         if before is not None and (before.lone or entry.lone):
-            merged = _in_sequence(before.map, entry.map)  # type: ignore[arg-type]
+            merged = before.map.then(entry.map)  # type: ignore[union-attr]
         if before is not None and merged is not None:
             entry.map, entry.lone = merged, before.lone and entry.lone
-            entry.layer = _modules(merged, training=entry.row.training)
+            entry.layer = merged.modules(training=entry.row.training)
             before.layer = []
             for each in between:
                 each.behind = []
         before, between = (None if entry.behind else entry), []
-
-
-def _in_sequence(first: _Map, second: _Map) -> _Map | None:
-    """One map in place of two; None where they differ at the border, or two cost less than one."""
-    if first.linear != second.linear or len(first.after) != len(second.after):
-        return None
-    # Zeros in front of the second map stand for what the first makes of zeros, if it crops and adds nothing.
-    pointwise = set(first.affine.kernel) == {1} and not any(map(any, first.pads)) and not first.biased
-    if not pointwise and any(zeros > 0 for pair in second.pads for zeros in pair):
-        return None
-    after = tuple(
-        mine + step * theirs
-        for mine, step, theirs in zip(first.after, first.affine.stride, second.after, strict=True)
-    )
-    affine = compose(first.affine, second.affine)
-    merged = replace(second, affine=affine, after=after, biased=first.biased or second.biased)
-    apart = first.weights * prod(second.affine.stride) + second.weights
-    return merged if merged.weights <= apart else None
 
 
 def _rebuild_(row: nn.Sequential, entries: Sequence[_Entry]) -> None:

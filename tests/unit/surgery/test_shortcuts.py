@@ -15,9 +15,9 @@ from shoal.errors import DataError, ShoalWarning, SurgeryError, UnitError
 from shoal.measurement.counting import count_macs
 from shoal.plan import Plan
 from shoal.surgery import apply
+from shoal.surgery.shortcut_folding import fold_shortcuts
+from shoal.surgery.shortcuts import Projected, Shortcut, with_shortcuts
 from shoal.training.concurrent.gates import Gates
-from shoal.training.shortcut_folding import fold_shortcuts
-from shoal.training.shortcuts import Projected, Shortcut, with_shortcuts
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
 
@@ -358,7 +358,7 @@ def test_rows_with_a_forward_of_their_own_and_what_is_shared_stay_as_they_are():
         nn.Linear(5, 2),
     )
     x = torch.randn(3, 3)
-    with pytest.warns(ShoalWarning, match=r"2 of 5 layers .*6\.0: it is no entry .*8: its weights are"):
+    with pytest.warns(ShoalWarning, match=r"1 of 4 layers .*8: its weights are"):
         network = with_shortcuts(plain, x)
     chain = find_units(network, x)
     names = [unit.name for unit in chain if "shortcut" in unit.name]
@@ -367,6 +367,33 @@ def test_rows_with_a_forward_of_their_own_and_what_is_shared_stay_as_they_are():
     assert_equal(folded(x), small(x))
     assert folded[-2] is folded[-3]
     assert [type(m) for m in folded][-5:-3] == [Around, nn.Linear]
+
+
+class Widening(nn.Module):
+    """A residual block that changes the width, with a projection on its path."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6))
+        self.around = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6))
+
+    def forward(self, x):
+        return torch.relu(self.around(x) + self.inner(x))
+
+
+def test_layers_that_a_path_leads_around_get_no_other():
+    block = Around(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    plain = nn.Sequential(
+        nn.Linear(2, 4), block, nn.Linear(4, 4), Widening(), nn.Linear(6, 6), nn.Linear(6, 1)
+    )
+    x = torch.randn(3, 2)
+    network = with_shortcuts(plain.eval(), x)
+    names = [name for name, module in network.named_modules() if isinstance(module, Shortcut)]
+    assert names == ["2", "3.inner.0.shortcut", "3.inner.1", "4"]
+    assert [unit.name for unit in find_units(network, x) if unit.removable] == ["1", *names]
+    assert_equal(fold_shortcuts(network)(x), network(x))
+    with pytest.raises(UnitError, match=r"none of the 2 layers .* \(a path leads around 2 already\)"):
+        with_shortcuts(nn.Sequential(nn.Linear(2, 4), block, nn.Linear(4, 1)), x)
 
 
 def test_entries_keep_their_names_and_new_ones_take_none_of_them():

@@ -7,7 +7,7 @@ at the centre of f's kernel or a linear layer.
 
 The activation leaves with its layer. Where S is the identity and what comes in is not negative, a ReLU would
 change nothing; elsewhere S x stays linear, and becomes part of a layer behind it when all is folded:
-`shoal.training.shortcut_folding`.
+`shoal.surgery.shortcut_folding`.
 
 Reference: Guenter & Sideris, 2024, "Concurrent Training and Layer Pruning of Deep Neural Networks",
 https://arxiv.org/abs/2406.04549.
@@ -22,8 +22,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shoal.architectures import forward_replaced
@@ -34,72 +33,19 @@ from shoal.architectures.tracing import Call, matrices, trace
 from shoal.architectures.trials import FAILURES, check_runs
 from shoal.calling import Inputs, device_of, to_device
 from shoal.errors import ShoalWarning, SurgeryError, UnitError
-from shoal.surgery.affine import convolution
 from shoal.surgery.probe import answers, difference
 from shoal.surgery.record import TOLERANCES
+from shoal.surgery.shortcut_layers import LAYERS, Projected, Shortcut, projection
 
-__all__ = [
-    "LAYERS",
-    "ZEROS",
-    "Projected",
-    "Shortcut",
-    "all_pads",
-    "is_row",
-    "refill_",
-    "why_unfoldable",
-    "with_shortcuts",
-]
+__all__ = ["Projected", "Shortcut", "is_row", "refill_", "why_unfoldable", "with_shortcuts"]
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-ZEROS = (nn.ZeroPad1d, nn.ZeroPad2d, nn.ZeroPad3d)
 # What bends each number by itself, and may stand behind the sum.
 _ACTIVATIONS = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish),
     *(nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Softsign, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid),
 )
-
-
-class Shortcut(nn.Module):
-    """A layer with a way around it: post(h + f(x)). Without it, h is left.
-
-    Args:
-        layer: f, with the batch norm behind it.
-        activation: post; `nn.Identity` for none.
-    """
-
-    def __init__(self, layer: nn.Sequential, activation: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-        self.activation = activation
-
-    def forward(self, around: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return post(h + f(x)), h being `around`, and x too unless it is given."""
-        activated: Tensor = self.activation(around + self.layer(around if x is None else x))
-        return activated
-
-    def alone(self, around: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return post(f(x)), what the plain layer computes."""
-        activated: Tensor = self.activation(self.layer(around if x is None else x))
-        return activated
-
-
-class Projected(nn.Module):
-    """A layer that changes the shape, with a linear way around it; the way stays when the layer goes.
-
-    Args:
-        around: S, linear and without a bias.
-        shortcut: The layer; what stands in for it once it has gone returns its first argument.
-    """
-
-    def __init__(self, around: nn.Sequential, shortcut: Shortcut) -> None:
-        super().__init__()
-        self.around = around
-        self.shortcut = shortcut
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return post(S x + f(x))."""
-        summed: Tensor = self.shortcut(self.around(x), x)
-        return summed
+# Of what projections on paths around residual blocks consist.
+_LINEAR = (*LAYERS, _BatchNorm, nn.Identity, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d)
 
 
 def with_shortcuts(model: nn.Module, example: Inputs, *, seed: int = 0) -> nn.Module:
@@ -107,7 +53,8 @@ def with_shortcuts(model: nn.Module, example: Inputs, *, seed: int = 0) -> nn.Mo
 
     Each layer with its shortcut is a removable unit of `shoal.find_units` (granularity `block`). The layers
     keep their weights, but the network does not keep its answers: it is to be trained from here. Layers that
-    can have no shortcut stay as they are, and a warning says why.
+    can have no shortcut stay as they are, and a warning says why. Those that a path leads around already, as
+    in residual blocks, stay as they are too.
 
     The shortcuts of layers that change the shape cost something, until they are folded. To have a budget
     refer to the plain network, write it as a number: `f"macs={round(0.6 * count_macs(plain, x).total)}"`.
@@ -124,6 +71,7 @@ def with_shortcuts(model: nn.Module, example: Inputs, *, seed: int = 0) -> nn.Mo
         SurgeryError: If the network goes by the numbers of its entries, which change.
 
     Example:
+        >>> import torch
         >>> from shoal.architectures import find_units
         >>> sizes = [(2, 8), (8, 8), (8, 4), (4, 3)]
         >>> plain = nn.Sequential(*(part for size in sizes for part in (nn.Linear(*size), nn.ReLU())))
@@ -135,11 +83,13 @@ def with_shortcuts(model: nn.Module, example: Inputs, *, seed: int = 0) -> nn.Mo
     check_runs(model, example)
     copied = copy.deepcopy(model)
     calls = trace(copied, example)
-    inner = [module for module in calls if matrices(module) and _is_leaf(module)][1:-1]
+    around = _led_around(copied, calls)
+    layers = [module for module in calls if matrices(module) and _is_leaf(module)][1:-1]
+    inner = [layer for layer in layers if layer not in around]
     places = {entry: row for row in copied.modules() if is_row(row) for entry in row}
     owners = Counter(id(p) for module in copied.modules() for p in module.parameters(recurse=False))
     whys = {layer: _why_not(layer, calls[layer], layer in places, owners) for layer in inner}
-    _tell(copied, {layer: why for layer, why in whys.items() if why}, len(inner))
+    _tell(copied, {layer: why for layer, why in whys.items() if why}, inner, len(layers))
     with seeded(copied, seed):
         enclosed = [_enclose_(places[layer], layer, calls) for layer in inner if not whys[layer]]
     _check_same(model, copied, enclosed, example)
@@ -159,6 +109,17 @@ def _check_same(model: nn.Module, copied: nn.Module, enclosed: list[Shortcut], e
             f"{gap:.1e} of the largest number. It goes by the numbers of its entries, which change as norms "
             "and activations become parts of layers. A network that calls its nn.Sequential as a whole works."
         )
+
+
+def _led_around(model: nn.Module, calls: dict[nn.Module, Call]) -> set[nn.Module]:
+    """The modules that a path leads around already, and those that are such a path."""
+    paths = [
+        module
+        for module, seen in calls.items()
+        if seen.carries
+        or (seen.added and is_row(module) and all(isinstance(part, _LINEAR) for part in module))
+    ]
+    return {inner for module in paths for inner in module.modules()}
 
 
 def _is_leaf(module: nn.Module) -> bool:
@@ -189,18 +150,21 @@ def _why_not(layer: nn.Module, seen: Call, listed: bool, owners: Counter[int]) -
     return ""
 
 
-def _tell(model: nn.Module, whys: dict[nn.Module, str], count: int) -> None:
+def _tell(model: nn.Module, whys: dict[nn.Module, str], inner: list[nn.Module], count: int) -> None:
+    """Say which of the inner layers, of those of `count` that no path leads around, can have no shortcut."""
     names = {module: name for name, module in model.named_modules()}
-    told = "; ".join(f"{names[layer]}: {why}" for layer, why in whys.items())
-    if len(whys) == count:
+    told = [f"{names[layer]}: {why}" for layer, why in whys.items()]
+    if len(whys) == len(inner):
+        passed = [f"a path leads around {count - len(inner)} already"] if count > len(inner) else []
         raise UnitError(
             f"asked for shortcuts in {type(model).__name__}: none of the {count} layers between the first "
-            f"and the last can have one ({told or 'there are none'}). Linear layers and convolutions work "
-            "that are entries of an nn.Sequential."
+            f"and the last can have one ({'; '.join(told + passed) or 'there are none'}). Linear layers and "
+            "convolutions work that are entries of an nn.Sequential."
         )
     if whys:
         warnings.warn(
-            f"{len(whys)} of {count} layers have no shortcut and will not be pruned ({told}).",
+            f"{len(whys)} of {len(inner)} layers have no shortcut and will not be pruned "
+            f"({'; '.join(told)}).",
             ShoalWarning,
             stacklevel=3,
         )
@@ -214,7 +178,7 @@ def _enclose_(row: nn.Sequential, layer: nn.Module, calls: dict[nn.Module, Call]
     norms = [entry for entry in behind[:1] if _is_norm_of(layer, entry, calls)]
     bends = [entry for entry in behind[len(norms) :][:1] if isinstance(entry, _ACTIVATIONS)]
     shortcut = Shortcut(nn.Sequential(layer, *norms), bends[0] if bends else nn.Identity())
-    around = _projection(layer)
+    around = projection(layer)
     block = shortcut if around is None else Projected(around, shortcut)
     stop = at + 1 + len(norms) + len(bends)
     refill_(row, [*entries[:at], (entries[at][0], block), *entries[stop:]])
@@ -231,46 +195,6 @@ def _is_norm_of(layer: Any, entry: nn.Module, calls: dict[nn.Module, Call]) -> b
     # On longer inputs the norm's channels are not those of a linear layer.
     along = not isinstance(layer, nn.Linear) or len(calls[layer].out_shape) == 2
     return along and calls[entry].times == 1 and entry.num_features == len(layer.weight)
-
-
-def _projection(layer: nn.Module) -> nn.Sequential | None:
-    """A new linear map around a layer; None where the identity does."""
-    like = next(layer.parameters())
-    if isinstance(layer, nn.Linear):
-        if layer.in_features == layer.out_features:
-            return None
-        return nn.Sequential(nn.Linear(layer.in_features, layer.out_features, bias=False).to(like))
-    convolved: Any = layer
-    pads = _pads_at_centre(convolved)
-    if convolved.in_channels == convolved.out_channels and not any(pads) and set(convolved.stride) == {1}:
-        return None
-    kind: Any = type(layer)
-    linear = kind(convolved.in_channels, convolved.out_channels, 1, stride=convolved.stride, bias=False).to(
-        like
-    )
-    zeros: Any = ZEROS[len(convolved.stride) - 1]
-    return nn.Sequential(*([zeros(pads)] if any(pads) else []), linear)
-
-
-def _pads_at_centre(layer: Any) -> tuple[int, ...]:
-    """The zeros before and after, the last axis first, that put one tap where the centre of a kernel stands;
-    negative numbers crop.
-    """
-    offset, total = convolution(layer, device=torch.device("meta")).offset, all_pads(layer)
-    pads: list[int] = []
-    for axis, taps in enumerate(layer.kernel_size):
-        centre = layer.dilation[axis] * ((taps - 1) // 2)
-        beyond = layer.dilation[axis] * (taps - 1) - centre
-        pads = [-offset[axis] - centre, total[axis] + offset[axis] - beyond, *pads]
-    return tuple(pads)
-
-
-def all_pads(layer: Any) -> list[int]:
-    """Return the zeros before and after a convolution's input together, a number an axis."""
-    if isinstance(layer.padding, str):
-        same = layer.padding == "same"
-        return [same * d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-    return [2 * zeros for zeros in layer.padding]
 
 
 def is_row(module: nn.Module) -> TypeGuard[nn.Sequential]:

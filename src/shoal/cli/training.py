@@ -1,0 +1,213 @@
+"""What `shoal train` does with a network once, however often it is asked to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from shoal.cli.console import show_table
+from shoal.cli.files import beside
+from shoal.cli.loading import example_of, open_data, open_model
+from shoal.cli.outcome import Outcome, judged_by, measured, written
+from shoal.cli.settings import changed
+from shoal.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from shoal.architectures.references import LoadedModel
+    from shoal.calling import Inputs
+    from shoal.cli.train import Options
+    from shoal.data import Batches, Data
+    from shoal.plan import Plan
+    from shoal.training import ConcurrentSettings, FitSettings, TrainingResult
+
+__all__ = ["Trained", "Training"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What one training has come to.
+
+    Attributes:
+        plan: What was removed.
+        told: How training went, as it stands in the folder.
+        outcome: Before, after, and the folder.
+    """
+
+    plan: Plan
+    told: Mapping[str, Any]
+    outcome: Outcome
+
+    def show_json(self) -> None:
+        """Show it as one JSON document."""
+        self.outcome.show_json(plan=json.loads(self.plan.to_json()), training=self.told)
+
+    def show(self) -> None:
+        """Show it as tables."""
+        from shoal.reports import plan_table
+
+        show_table(plan_table(self.plan))
+        self.outcome.show(*self._notes())
+
+    def _notes(self) -> list[str]:
+        notes = []
+        if self.told["asked"]["shortcuts"]:
+            before, after = self.outcome.before, self.outcome.after
+            notes.append(
+                "the plan counts the paths around layers; once they are folded "
+                f"{after.params / before.params:.0%} of the plain network's parameters and "
+                f"{after.macs / before.macs:.0%} of its MACs are left"
+            )
+        if self.told["pruning"] is not None:
+            saved = self.told["pruning"]["saved"]
+            what = "was saved" if saved >= 0 else "came on top, for asking units what they are worth"
+            notes.append(f"{abs(saved):.0%} of the training compute of the whole network {what}, in MACs")
+        return notes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """What was opened to train once, or several times.
+
+    Attributes:
+        loaded: The network.
+        batches: What it is trained on.
+        described: The same in words.
+        judged: What its quality is measured on.
+        example: One sample.
+        gates, fitting: The settings.
+    """
+
+    loaded: LoadedModel
+    batches: Batches
+    described: str
+    judged: Data | None
+    example: Inputs
+    gates: ConcurrentSettings | None
+    fitting: FitSettings
+
+    @classmethod
+    def of(cls, options: Options) -> Training:
+        """Open what the options name.
+
+        Raises:
+            ConfigError: If a setting does not work, or something cannot be opened.
+        """
+        gates = _gates(options)
+        from shoal.data import reshuffled
+        from shoal.surgery import check_format
+
+        loaded = open_model(options)
+        check_format(loaded.model, options.format)
+        data = open_data(options, loaded)
+        return cls(
+            loaded=loaded,
+            batches=reshuffled(data, augment=options.augment),
+            described=data.description,
+            judged=judged_by(options, loaded),
+            example=example_of(data, loaded.model, 1),
+            gates=gates,
+            fitting=_fitting(options, loaded),
+        )
+
+    def once(self, options: Options) -> Trained | None:
+        """Train, write the folder, and return what came of it; None in all processes but the main one."""
+        from shoal.processes import together
+        from shoal.training import train
+
+        checkpoint = beside(options.output, "train.safetensors")
+        found = train(
+            self.loaded.model,
+            self.batches,
+            example=self.example,
+            method=options.method,
+            budget=options.budget,
+            price=options.price,
+            settings=self.gates,
+            fit_settings=self.fitting,
+            fresh=options.fresh,
+            shortcuts=options.shortcuts,
+            checkpoint=checkpoint,
+            resume=options.resume,
+        )
+        before, after = measured(self.loaded.model, found.model, self.example, self.judged)
+        with together() as processes:
+            if processes.number:
+                return None
+        told = self._told(options, found)
+        verification = written(
+            options,
+            self.loaded,
+            found.model,
+            checkpoint=checkpoint,
+            example=self.example,
+            format=options.format,
+            plan=found.plan,
+            source=self.loaded.source,
+            before=before,
+            after=after,
+            extra={"training": told, "trained_on": self.described, "seeds": {"seed": options.seed}},
+        )
+        outcome = Outcome(before=before, after=after, verification=verification)
+        return Trained(plan=found.plan, told=told, outcome=outcome)
+
+    def asked(self, options: Options) -> dict[str, Any]:
+        """Return what decides what a training comes to, as JSON values."""
+        from shoal.surgery.record import plain
+
+        names = ["model", "dtype", "data", "num_samples", "batch_size", "augment"]
+        names += ["method", "budget", "price", "fresh", "shortcuts"]
+        settings = {
+            "fitting": asdict(self.fitting),
+            "gates": None if self.gates is None else asdict(self.gates),
+        }
+        found: dict[str, Any] = plain({name: getattr(options, name) for name in names} | settings)
+        return found
+
+    def _told(self, options: Options, found: TrainingResult) -> dict[str, Any]:
+        return {
+            "method": options.method,
+            "steps": found.report.steps,
+            "seconds": found.report.seconds,
+            "epochs": [vars(epoch) for epoch in found.report.epochs],
+            "pruning": None if found.progress is None else vars(found.progress),
+            "fresh_weights": options.fresh,
+            "asked": self.asked(options),
+        }
+
+
+def _gates(options: Options) -> ConcurrentSettings | None:
+    from shoal.training import PRESETS
+
+    if options.preset not in PRESETS:
+        raise ConfigError(f"asked for the preset {options.preset!r}: {', '.join(PRESETS)} work.")
+    if options.method != "concurrent":
+        if options.set or options.preset != "default":
+            raise ConfigError(
+                f"asked for settings of gates with the method {options.method}: it has no gates."
+            )
+        return None
+    base = replace(PRESETS[options.preset], seed=options.seed)
+    settings: ConcurrentSettings = changed(base, options.set, of="gates")
+    return settings
+
+
+def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
+    from shoal.measurement import is_causal
+    from shoal.training import FitSettings
+
+    optimizer = options.optimizer or ("adamw" if is_causal(loaded.model) else "sgd")
+    usual = 3e-4 if optimizer == "adamw" else 0.05
+    given: dict[str, Any] = {"optimizer": optimizer, "mixed_precision": options.mixed_precision}
+    return FitSettings(
+        epochs=options.epochs,
+        max_steps=options.steps,
+        lr=usual if options.lr is None else options.lr,
+        weight_decay=options.weight_decay,
+        warmup=0.05,
+        seed=options.seed,
+        purpose=f"{options.data}, augment={options.augment}",
+        **given,
+    )
