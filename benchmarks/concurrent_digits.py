@@ -58,13 +58,13 @@ def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(model(inputs), labels)
 
 
-def run(depth: int, seed: int, price: float) -> dict[str, Any]:
+def run(depth: int, seed: int, price: str) -> dict[str, Any]:
     """Return the figures of one training.
 
     Args:
         depth: Blocks at first.
         seed: Of weights, order and gates.
-        price: The mean loss that all MACs of the network are worth.
+        price: What all MACs or units of the network are worth, in mean loss.
     """
     train, test = load_data("digits:train"), load_data("digits:test")
     model, batches = network(depth, seed), ReshuffledBatches(train.batches)
@@ -89,14 +89,13 @@ def run(depth: int, seed: int, price: float) -> dict[str, Any]:
 def figures(seeds: list[int]) -> Iterator[dict[str, Any]]:
     """Yield what is known after every training."""
     rows: dict[str, list[dict[str, Any]]] = {"prices": [], "depths": []}
-    whole = {depth: depth * 2 * WIDTH * WIDTH + 64 * WIDTH + 10 * WIDTH for depth in DEPTHS}
     for price in PRICES:
         for seed in seeds:
-            rows["prices"].append(run(8, seed, price))
+            rows["prices"].append(run(8, seed, f"macs={price}"))
             yield rows
     for depth in DEPTHS:
         for seed in seeds:
-            rows["depths"].append(run(depth, seed, BLOCK_PRICE * whole[depth] / (2 * WIDTH * WIDTH)))
+            rows["depths"].append(run(depth, seed, f"units={BLOCK_PRICE * depth}"))
             yield rows
 
 

@@ -3,17 +3,20 @@
     python benchmarks/concurrent_training.py                     every way, three seeds
     python benchmarks/concurrent_training.py --ways concurrent dense --seeds 0
 
-A residual CNN of 14 blocks (16 and 32 channels, pre-activation) on Fashion-MNIST, or on MNIST where that is
-not installed; `macs=0.5`. All are trained by the same recipe for the same number of epochs:
+A residual CNN of 14 blocks (16 and 32 channels, pre-activation) on 10,000 images of Fashion-MNIST, or of
+MNIST where that is not installed, for 12 epochs (`--images 30000 --epochs 4`: as many steps, less often the
+same images); `macs=0.5`. All are trained by the same recipe for the same number of epochs:
 
 - `dense`: the whole network.
 - `concurrent`: a gate on every block, flips; `concurrent-slope`: with straight-through gradients.
 - `scratch`: the network that `concurrent` of the same seed ended with, from fresh weights.
-- `scales`: a factor on every block, drawn to 0 by an L1 penalty (1e-3, untuned); the smallest go when
-  `concurrent` has settled all gates at the latest.
-- `random`: random blocks go then.
-- `sglp`: the whole network is trained, blocks go by SGLP, what is left is trained on; as many steps of each
-  as take the training compute of `concurrent` of the same seed in as many steps.
+- `scales-P`: a factor on every block, drawn to 0 by an L1 penalty P; blocks of the smallest factors go at
+  once.
+- `random`: random blocks go at once.
+- `sglp`: blocks go at once by SGLP.
+
+Blocks that go at once do so in the step at which the whole training costs as much as `concurrent` of the
+same seed, in MACs; choosing by SGLP is counted in seconds alone.
 
 Accuracy is that of the 10,000 test images. Training compute counts forward and backward passes, and what
 asking units has cost, in MACs.
@@ -23,12 +26,10 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
@@ -38,8 +39,10 @@ from inputs import assets, batched
 from reporting import report
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from ways import Trained, means, random_units
 
 from shoal import Plan, apply, find_units, make_plan
+from shoal.architectures import bypassed
 from shoal.budget import Budget
 from shoal.calling import call
 from shoal.data import ReshuffledBatches
@@ -49,10 +52,13 @@ from shoal.planners import Requirement, remove_in_order
 from shoal.training import ConcurrentPruner, ConcurrentSettings, FitSettings, fit, recalibrate_
 
 BUDGET = "macs=0.5"
-WAYS = ("dense", "concurrent", "concurrent-slope", "scratch", "scales", "random", "sglp")
+PENALTIES = ("1e-4", "1e-3", "1e-2")
+SCALES = tuple(f"scales-{penalty}" for penalty in PENALTIES)
+WAYS = ("dense", "concurrent", "concurrent-slope", "scratch", *SCALES, "random", "sglp")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
-BATCH, IMAGES, EPOCHS = 64, 30_000, 4
+BATCH = 64
 EXAMPLE = torch.zeros(1, 1, 28, 28)
+FIGURES = ("accuracy", "loss", "blocks", "macs", "latency", "training_macs", "seconds")
 Batches = list[tuple[Tensor, Tensor]]
 
 
@@ -102,7 +108,7 @@ class Half:
     """A pruner that takes blocks out at once: random ones, or those of smallest factors."""
 
     model: nn.Module
-    steps: int
+    at: int
     seed: int
     penalty: float = 0.0
     done: int = 0
@@ -135,17 +141,16 @@ class Half:
                 factor.grad += self.penalty * factor.detach().sign()
         self.macs += 3 * self.left
         self.done += 1
-        if self.done == round(ConcurrentSettings().window * self.steps):
+        if self.done == self.at:
             self.cut()
 
     def cut(self) -> None:
         """Take blocks out until the budget is met, and multiply the factors of the others in."""
         if self.factors:
             order = sorted(self.factors, key=lambda index: abs(float(self.factors[index])))
+            self.removed = remove_in_order(order, self.requirement.savings, self.requirement.need)
         else:
-            order = list(self.chain.removable)
-            random.Random(self.seed).shuffle(order)
-        self.removed = remove_in_order(order, self.requirement.savings, self.requirement.need)
+            self.removed = random_units(self.chain, BUDGET, self.seed)
         for index in self.chain.removable:
             block = self.model.get_submodule(self.chain[index].name)
             if index in self.removed:
@@ -185,17 +190,6 @@ def scaled(factor: nn.Parameter) -> Callable[..., Tensor]:
     return hook
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
-    """A network after training, and what that took."""
-
-    model: nn.Module
-    macs: float
-    seconds: float
-    removed: tuple[int, ...] = ()
-    known: dict[str, Any] = field(default_factory=dict)
-
-
 def objective(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
     """Return the cross-entropy of a batch."""
     return F.cross_entropy(call(model, inputs), labels)
@@ -215,62 +209,85 @@ def trained(model: nn.Module, batches: ReshuffledBatches, seed: int, steps: int,
     return time.perf_counter() - begun
 
 
-def run(way: str, seed: int, batches: ReshuffledBatches, before: Trained | None) -> Trained:
+def run(way: str, seed: int, batches: ReshuffledBatches, steps: int, before: Trained | None) -> Trained:
     """Return what one way comes to; `before` is `concurrent` of the same seed."""
-    model, steps = network(seed), EPOCHS * len(batches)
+    model = network(seed)
     whole = count_macs(model, EXAMPLE).total
     if way == "dense":
         seconds = trained(model, batches, seed, steps)
         return Trained(model=model, macs=3.0 * whole * steps, seconds=seconds)
     if way.startswith("concurrent"):
-        kind = "slope" if way.endswith("slope") else "flip"
-        settings = ConcurrentSettings(seed=seed, estimator=kind)
-        pruner = ConcurrentPruner(model, EXAMPLE, steps=steps, budget=BUDGET, settings=settings)
-        seconds = trained(model, batches, seed, steps, pruner)
-        found = pruner.progress()
-        known = {"removed_at": pruner.plan().predicted.get("removed_at"), "price": found.price}
-        known["gates"] = sorted(pruner.gates.theta.values())
-        macs = (1 - found.saved) * 3 * whole * steps
-        return Trained(model=pruner.finish(), macs=macs, seconds=seconds, removed=pruner.removed, known=known)
-    if way in ("random", "scales"):
-        half = Half(model, steps, seed, penalty=1e-3 if way == "scales" else 0.0)
-        seconds = trained(model, batches, seed, steps, half)
-        return Trained(model=half.finish(), macs=half.macs, seconds=seconds, removed=half.removed)
+        return concurrent(model, way, seed, batches, steps)
     if before is None:
         raise SystemExit(f"{way} needs concurrent of the same seed: --ways concurrent {way}")
+    small = count_macs(before.model, EXAMPLE).total
     if way == "scratch":
-        chain = find_units(model, EXAMPLE)
-        shallow = apply(network(seed + 1000), Plan.removing(chain, before.removed))
+        shallow = apply(network(seed + 1000), Plan.removing(find_units(model, EXAMPLE), before.removed))
         seconds = trained(shallow, batches, seed, steps)
-        macs = 3.0 * count_macs(shallow, EXAMPLE).total * steps
-        return Trained(model=shallow, macs=macs, seconds=seconds, removed=before.removed)
-    return then_pruned(model, seed, batches, before.macs)
+        return Trained(model=shallow, macs=3.0 * small * steps, seconds=seconds, removed=before.removed)
+    at = min(steps - 1, round((before.macs / 3 - small * steps) / (whole - small)))
+    if way == "sglp":
+        return then_pruned(model, seed, batches, steps, at)
+    penalty = float(way.removeprefix("scales-")) if way in SCALES else 0.0
+    half = Half(model, at, seed, penalty=penalty)
+    seconds = trained(model, batches, seed, steps, half)
+    known = {"steps_whole": at}
+    return Trained(model=half.finish(), macs=half.macs, seconds=seconds, removed=half.removed, known=known)
 
 
-def then_pruned(model: nn.Module, seed: int, batches: ReshuffledBatches, compute: float) -> Trained:
-    """Return the network that is trained whole, pruned by SGLP, and trained on: as many steps in all, and
-    as much compute.
-    """
-    steps, whole = EPOCHS * len(batches), count_macs(model, EXAMPLE).total
-    share = Budget.parse(BUDGET).allowance(1.0)
-    first = round(steps * (compute / (3 * whole * steps) - share) / (1 - share))
-    seconds = trained(model, batches, seed, first)
+def concurrent(model: nn.Module, way: str, seed: int, batches: ReshuffledBatches, steps: int) -> Trained:
+    """Return the network that gates lead to, and what its blocks are worth."""
+    whole = count_macs(model, EXAMPLE).total
+    settings = ConcurrentSettings(seed=seed, estimator="slope" if way.endswith("slope") else "flip")
+    pruner = ConcurrentPruner(model, EXAMPLE, steps=steps, budget=BUDGET, settings=settings)
+    seconds = trained(model, batches, seed, steps, pruner)
+    found, small = pruner.progress(), pruner.finish()
+    recalibrate_(small, batches)
+    price = found.price * pruner.chain[1].macs / whole
+    gains = worth(small, [next(iter(batches)) for _ in range(32)])
+    known = {
+        "removed_at": pruner.plan().predicted.get("removed_at"),
+        "gates": sorted(set(pruner.gates.theta.values())),
+        "price_of_a_block": price,
+        "gains_of_blocks_left": gains,
+        "blocks_worth_their_price": sum(gain >= price for gain in gains),
+    }
+    macs = (1 - found.saved) * 3 * whole * steps
+    return Trained(model=small, macs=macs, seconds=seconds, removed=pruner.removed, known=known)
+
+
+def worth(model: nn.Module, batches: Batches) -> list[float]:
+    """Return by how much the mean loss of some training images rises without each block."""
+    model.eval()
+    chain, quality = find_units(model, EXAMPLE), evaluate_quality(model, batches)
+    gains = []
+    for index in chain.removable:
+        with bypassed(model, chain, [index]):
+            gains.append(evaluate_quality(model, batches)["loss"] - quality["loss"])
+    return gains
+
+
+def then_pruned(model: nn.Module, seed: int, batches: ReshuffledBatches, steps: int, at: int) -> Trained:
+    """Return the network that is trained whole for some steps, pruned by SGLP, and trained on."""
+    whole = count_macs(model, EXAMPLE).total
+    seconds = trained(model, batches, seed, at)
     begun = time.perf_counter()
     choose = [next(iter(batches)) for _ in range(16)]
     plan = make_plan(model.eval(), choose, method="sglp", budget=BUDGET, example=EXAMPLE, journal=Journal())
     small = apply(model, plan).train()
     choosing = time.perf_counter() - begun
-    seconds += choosing + trained(small, batches, seed + 1000, steps - first)
-    macs = 3.0 * (whole * first + count_macs(small, EXAMPLE).total * (steps - first))
-    known = {"steps_whole": first, "seconds_choosing": choosing}
+    seconds += choosing + trained(small, batches, seed + 1000, steps - at)
+    macs = 3.0 * (whole * at + count_macs(small, EXAMPLE).total * (steps - at))
+    known = {"steps_whole": at, "seconds_choosing": choosing}
     return Trained(model=small, macs=macs, seconds=seconds, removed=plan.removed, known=known)
 
 
-def told(way: str, seed: int, found: Trained, batches: ReshuffledBatches, judge: Batches) -> dict[str, Any]:
+def told(
+    way: str, seed: int, found: Trained, batches: ReshuffledBatches, steps: int, judge: Batches
+) -> dict[str, Any]:
     """Return the figures of one run."""
     recalibrate_(found.model, batches)
-    whole, steps = network(seed).eval(), EPOCHS * len(batches)
-    model = found.model.eval()
+    whole, model = network(seed).eval(), found.model.eval()
     latency = measure_latency({"whole": whole, "left": model}, torch.zeros(32, 1, 28, 28))
     quality = evaluate_quality(model, judge)
     return {
@@ -289,29 +306,17 @@ def told(way: str, seed: int, found: Trained, batches: ReshuffledBatches, judge:
     }
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return means and deviations over the seeds of every way."""
-    means: dict[str, Any] = {}
-    for way in dict.fromkeys(row["way"] for row in rows):
-        mine = [row for row in rows if row["way"] == way]
-        means[way] = {"seeds": len(mine)}
-        for name in ("accuracy", "loss", "blocks", "macs", "latency", "training_macs", "seconds"):
-            values = [row[name] for row in mine]
-            means[way][name] = mean(values)
-            means[way][f"{name}_deviation"] = stdev(values) if len(values) > 1 else None
-    return means
-
-
-def figures(ways: list[str], seeds: list[int]) -> Iterator[dict[str, Any]]:
+def figures(ways: list[str], seeds: list[int], count: int, epochs: int) -> Iterator[dict[str, Any]]:
     """Yield what is known after every run."""
     images, labels = pictures("train")
     judge = batched(*pictures("t10k"), 500)
-    batches = ReshuffledBatches(batched(images[:IMAGES], labels[:IMAGES], BATCH))
+    batches = ReshuffledBatches(batched(images[:count], labels[:count], BATCH))
+    steps = epochs * len(batches)
     known = {
         "data": "Fashion-MNIST" if FASHION.is_dir() else "MNIST",
-        "images": IMAGES,
-        "epochs": EPOCHS,
-        "recipe": asdict(recipe(0, EPOCHS * len(batches))),
+        "images": count,
+        "epochs": epochs,
+        "recipe": asdict(recipe(0, steps)),
         "threads": torch.get_num_threads(),
         "budget": BUDGET,
     }
@@ -319,10 +324,10 @@ def figures(ways: list[str], seeds: list[int]) -> Iterator[dict[str, Any]]:
     for seed in seeds:
         before: Trained | None = None
         for way in ways:
-            found = run(way, seed, batches, before)
+            found = run(way, seed, batches, steps, before)
             before = found if way == "concurrent" else before
-            rows.append(told(way, seed, found, batches, judge))
-            yield {**known, "means": summary(rows), "rows": rows}
+            rows.append(told(way, seed, found, batches, steps, judge))
+            yield {**known, "means": means(rows, FIGURES), "rows": rows}
 
 
 def main() -> None:
@@ -330,9 +335,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--ways", nargs="*", choices=WAYS, default=list(WAYS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--images", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--output", help="file for the figures")
     options = parser.parse_args()
-    for found in figures(options.ways, options.seeds):
+    for found in figures(options.ways, options.seeds, options.images, options.epochs):
         report("concurrent_training", found, options.output)
 
 
