@@ -52,7 +52,7 @@ from shoal.planners import Requirement, remove_in_order
 from shoal.training import ConcurrentPruner, ConcurrentSettings, FitSettings, fit, recalibrate_
 
 BUDGET = "macs=0.5"
-PENALTIES = ("1e-4", "1e-3", "1e-2")
+PENALTIES = ("1e-3", "1e-2", "1e-1")
 SCALES = tuple(f"scales-{penalty}" for penalty in PENALTIES)
 WAYS = ("dense", "concurrent", "concurrent-slope", "scratch", *SCALES, "random", "sglp")
 FASHION = Path("/usr/share/datasets/fashion-mnist")
