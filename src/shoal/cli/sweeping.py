@@ -7,14 +7,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.exits import FAILED
 from shoal.cli.files import check_file_target, write_text
-from shoal.cli.training import Training
+from shoal.cli.training import Training, check_figures
 from shoal.errors import ConfigError, MissingExtraError, ShoalError, ShoalWarning
 from shoal.launchers import is_main, started
 
@@ -70,8 +70,10 @@ class Sweep:
         for value in self.values:
             asked = f"{self.quantity}={value}"
             goal = {"price": value} if self.quantity == "price" else {"budget": asked}
-            folder = options.output / f"{self.quantity}-{value}"
-            found[asked] = replace(options, sweep=None, output=folder, **goal)  # type: ignore[arg-type]
+            name = f"{self.quantity}-{value}"
+            figures = None if options.figures is None else options.figures / name
+            chosen: dict[str, Any] = {"sweep": None, "output": options.output / name, "figures": figures}
+            found[asked] = replace(options, **chosen, **goal)  # type: ignore[arg-type]
         return found
 
 
@@ -114,6 +116,7 @@ def _check(options: Options, runs: Mapping[str, Options]) -> None:
 
     for each in runs.values():
         check_target(each.output, overwrite=options.overwrite or options.resume)
+        check_figures(each)
     for path in _files(options.output):
         check_file_target(path, overwrite=options.overwrite or options.resume)
 

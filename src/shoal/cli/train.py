@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
 from shoal.cli.command import Flag
@@ -45,6 +46,7 @@ class Options(FormatOptions, TrainingOptions):
         preset: default, or paper: what is known of the publication.
         set: A setting of gates; may be given again for others.
         list_settings: Show the settings of gates, and stop.
+        figures: Folder for a picture of what gates did in training, a .png and an .svg.
     """
 
     method: str = "concurrent"
@@ -63,6 +65,7 @@ class Options(FormatOptions, TrainingOptions):
     preset: str = "default"
     set: Annotated[tuple[str, ...], Flag(metavar="KEY=VALUE")] = ()
     list_settings: Annotated[bool, Flag(action=list_settings)] = False
+    figures: Annotated[Path | None, Flag(metavar="DIR")] = None
 
 
 def run(options: Options) -> None:
@@ -72,13 +75,14 @@ def run(options: Options) -> None:
     A checkpoint stands beside the output until it is done; --resume goes on from it.
     """
     from shoal.cli.sweeping import sweep
-    from shoal.cli.training import Training
+    from shoal.cli.training import Training, check_figures
     from shoal.surgery import check_target
 
     if options.sweep is not None:
         sweep(options, options.sweep)
         return
     check_target(options.output, overwrite=options.overwrite)
+    check_figures(options)
     trained = Training.of(options).once(options)
     if trained is None:
         return

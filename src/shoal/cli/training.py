@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shoal.cli.console import show_table
-from shoal.cli.files import beside
+from shoal.cli.console import note, show_table
+from shoal.cli.files import beside, check_file_target
 from shoal.cli.loading import example_of, open_data, open_model
 from shoal.cli.outcome import Outcome, judged_by, measured, written
 from shoal.cli.settings import changed
@@ -15,6 +15,7 @@ from shoal.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from shoal.architectures.references import LoadedModel
     from shoal.calling import Inputs
@@ -22,8 +23,11 @@ if TYPE_CHECKING:
     from shoal.data import Batches, Data
     from shoal.plan import Plan
     from shoal.training import ConcurrentSettings, FitSettings, TrainingResult
+    from shoal.training.concurrent.trace import Trace
 
-__all__ = ["Trained", "Training"]
+__all__ = ["Trained", "Training", "check_figures"]
+
+_FIGURE = "gates"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +154,8 @@ class Training:
             after=after,
             extra={"training": told, "trained_on": self.described, "seeds": {"seed": options.seed}},
         )
+        if options.figures is not None and found.trace is not None:
+            _draw(options.figures, found.plan, found.trace)
         outcome = Outcome(before=before, after=after, verification=verification)
         return Trained(plan=found.plan, told=told, outcome=outcome)
 
@@ -173,9 +179,34 @@ class Training:
             "seconds": found.report.seconds,
             "epochs": [vars(epoch) for epoch in found.report.epochs],
             "pruning": None if found.progress is None else vars(found.progress),
+            "gates": None if found.trace is None else vars(found.trace),
             "fresh_weights": options.fresh,
             "asked": self.asked(options),
         }
+
+
+def check_figures(options: Options) -> None:
+    """Check, before long work is begun, that the picture can be drawn and written, where it is wanted."""
+    if options.figures is None:
+        return
+    from shoal.reports.figures import check_available, figure_paths
+
+    if options.method != "concurrent":
+        raise ConfigError(f"asked for --figures with the method {options.method}: it has no gates to draw.")
+    check_available()
+    if options.figures.is_file():
+        raise ConfigError(
+            f"asked to write figures into {str(options.figures)!r}: it is a file. Name a folder."
+        )
+    for path in figure_paths(options.figures / _FIGURE):
+        check_file_target(path, overwrite=options.overwrite or options.resume)
+
+
+def _draw(folder: Path, plan: Plan, trace: Trace) -> None:
+    from shoal.reports import gates_figure, save_figure
+
+    save_figure(gates_figure(plan, trace), folder / _FIGURE)
+    note(f"figures written to {folder}")
 
 
 def _gates(options: Options) -> ConcurrentSettings | None:

@@ -25,6 +25,7 @@ from shoal.training.batchnorm import recalibrate_
 from shoal.training.concurrent.progress import PruningProgress
 from shoal.training.concurrent.pruner import ConcurrentPruner
 from shoal.training.concurrent.settings import ConcurrentSettings
+from shoal.training.concurrent.trace import Trace
 from shoal.training.fitting import FitReport, Objective, fit, total_steps
 from shoal.training.optimisation import FitSettings
 from shoal.training.plain import absolute, check_folded, gated_copy, plan_with_shortcuts
@@ -48,6 +49,7 @@ class TrainingResult:
             that has them.
         report: How the run went.
         progress: Where pruning ended; None where nothing was pruned.
+        trace: What gates and price were on the way; None where nothing was pruned.
         drawn_without_a_rule: With fresh weights: parameters for which the network has no rule, drawn with
             the mean and deviation that they had.
     """
@@ -56,6 +58,7 @@ class TrainingResult:
     plan: Plan
     report: FitReport
     progress: PruningProgress | None
+    trace: Trace | None
     drawn_without_a_rule: tuple[str, ...] = ()
 
 
@@ -201,6 +204,7 @@ class _Run:
             plan=plan_with_shortcuts(plan, self.start.example) if self.start.shortcuts else plan,
             report=report,
             progress=None if pruner is None else pruner.progress(),
+            trace=None if pruner is None else pruner.trace,
             drawn_without_a_rule=tuple(drawn),
         )
 

@@ -91,6 +91,18 @@ def test_prices_of_other_quantities_are_taken(shoal):
     assert found["verification"]["passed"]
 
 
+def test_what_gates_did_is_kept_and_drawn(shoal, files):
+    found = shoal(f"{TRAIN} --budget units=4 --json --figures pictures").json
+    gates = found["training"]["gates"]
+    assert gates["steps"][0] == 1
+    assert gates["theta"][0][1] == 0.97
+    assert sum(theta == 0 for theta in gates["theta"][-1]) == len(found["plan"]["steps"])
+    assert "pictures" in files()
+    again = shoal(f"{TRAIN} --budget units=4 --figures pictures -o other")
+    assert again.code == 2
+    assert "gates.png': it exists" in again.err
+
+
 def test_the_settings_are_listed(shoal):
     outcome = shoal("train --list-settings")
     assert outcome.code == 0
@@ -108,6 +120,8 @@ def test_the_settings_are_listed(shoal):
         ("--price much", "asked for a price of 'much'"),
         ("--budget units=4 --shortcuts", "none of the 5 layers between the first and the last can have one"),
         ("--method dense --set probes=3", "it has no gates"),
+        ("--method dense --figures pictures", "it has no gates to draw"),
+        ("--budget units=4 --figures net.py", "it is a file. Name a folder"),
         ("--method dense --budget units=4", "asked for budget with the method dense"),
         ("--budget macs=0.001", "the least that can be asked for"),
         ("--budget units=4 --lr 0", "lr=0.0"),

@@ -5,15 +5,14 @@ Axes: L units, from 0; steps, from 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from shoal.errors import ConfigError
+from shoal.plan import Plan
 from shoal.reports.figures.canvas import BLUE, GREY, INK, ORANGE, looking_alike, sheet, tick_units
 from shoal.training.concurrent.trace import Trace
-from shoal.units import Chain
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,13 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["gates_figure"]
 
 
-def gates_figure(chain: Chain, trace: Trace, removed_at: Mapping[int, int]) -> Figure:
+def gates_figure(plan: Plan, trace: Trace) -> Figure:
     """Return how probable it was at every step that a unit computes, and the share of MACs of a call.
 
     Args:
-        chain: The units at first.
-        trace: What a `ConcurrentPruner` kept.
-        removed_at: Unit → the step in which it left.
+        plan: What a `ConcurrentPruner`, or `shoal.train`, has removed, and when.
+        trace: What it kept of the way there.
 
     Returns:
         A figure that `save_figure` writes.
@@ -39,17 +37,18 @@ def gates_figure(chain: Chain, trace: Trace, removed_at: Mapping[int, int]) -> F
     """
     if not trace.steps:
         raise ConfigError("asked to draw how gates went: no step was taken yet. Train first.")
-    length = len(chain)
-    left = f"{length - len(removed_at)} of {length} units left"
+    length, removed = len(trace.theta[0]), plan.removed
+    left = f"{length - len(removed)} of {length} units left"
     with looking_alike():
-        figure = sheet(6.4, 2.9 + min(4.5, 0.16 * length), title=f"{chain.model}: {left}")
+        figure = sheet(6.4, 2.9 + min(4.5, 0.16 * length), title=f"{plan.model.name}: {left}")
         grid = figure.add_gridspec(2, 1, height_ratios=[max(1.5, 0.16 * length), 1.2])
         gates, costs = figure.add_subplot(grid[0]), figure.add_subplot(grid[1])
         gates.sharex(costs)
         gates.tick_params(axis="x", labelbottom=False)
         _gates(gates, length, trace)
-        for unit, step in removed_at.items():
-            gates.plot([step], [unit], marker="x", color=ORANGE, markersize=5, linestyle="none")
+        steps = plan.predicted.get("removed_at", {})
+        leaving = [steps.get(str(unit), trace.steps[-1]) for unit in removed]
+        gates.plot(leaving, removed, marker="x", color=ORANGE, markersize=5, linestyle="none")
         _costs(costs, trace)
     return figure
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from shoal import Plan
 from shoal.errors import ConfigError
 from shoal.reports import gates_figure
 from shoal.training.concurrent.trace import Trace
@@ -15,17 +16,22 @@ def traced(length, steps):
     return trace
 
 
+def planned(chain, removed_at):
+    told = {str(unit): step for unit, step in removed_at.items()}
+    return Plan.removing(chain, removed_at, method="concurrent", predicted={"removed_at": told})
+
+
 @pytest.mark.parametrize(("length", "steps"), [(2, 1), (8, 50), (27, 1000), (200, 300)])
 def test_no_words_lie_on_each_other_or_stick_out(make_evidence, overlaps, clipped, length, steps):
     removed = {unit: max(1, steps // 2) for unit in range(0, length - 1, 2)}
-    figure = gates_figure(make_evidence(length).chain, traced(length, steps), removed)
+    figure = gates_figure(planned(make_evidence(length).chain, removed), traced(length, steps))
     assert overlaps(figure) == []
     assert clipped(figure) == []
 
 
 def test_every_gate_is_a_row_and_units_that_leave_are_marked(make_evidence):
     trace = traced(4, 30)
-    figure = gates_figure(make_evidence(4).chain, trace, {2: 17})
+    figure = gates_figure(planned(make_evidence(4).chain, {2: 17}), trace)
     gates, costs, _ = figure.axes
     drawn = gates.collections[0].get_array()
     assert drawn.shape == (4, 30)
@@ -39,4 +45,4 @@ def test_every_gate_is_a_row_and_units_that_leave_are_marked(make_evidence):
 
 def test_a_run_without_steps_is_not_drawn(make_evidence):
     with pytest.raises(ConfigError, match=r"no step was taken yet\. Train first"):
-        gates_figure(make_evidence(3).chain, Trace(), {})
+        gates_figure(planned(make_evidence(3).chain, {}), Trace())
