@@ -4,9 +4,10 @@ from shoal.training.batchnorm import recalibrate_
 from shoal.training.concurrent import PRESETS, ConcurrentPruner, ConcurrentSettings, PruningProgress
 from shoal.training.concurrent.lightning_callback import lightning_pruning_callback
 from shoal.training.concurrent.trainer_callback import pruning_callback
-from shoal.training.fitting import FitReport, Objective, Pruner, fit
+from shoal.training.fitting import FitReport, fit
 from shoal.training.healing import HealSettings, heal
 from shoal.training.optimisation import FitSettings
+from shoal.training.protocols import Objective, Pruner
 from shoal.training.runs import METHODS, TrainingResult, train
 
 __all__ = [

@@ -10,21 +10,17 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 from torch.optim import Optimizer
 
 from shoal.calling import (
     Batch,
-    Inputs,
     check_batches,
     device_of,
     evaluating,
@@ -33,54 +29,20 @@ from shoal.calling import (
     split_batch,
     to_device,
 )
-from shoal.errors import ConfigError, DataError, MissingExtraError
+from shoal.errors import DataError
 from shoal.processes import Processes, together
 from shoal.progress import task
+from shoal.training.accelerating import accelerating
 from shoal.training.batchnorm import single_values_explained
-from shoal.training.checkpoint import (
-    EpochReport,
-    TrainingState,
-    load_state_,
-    save_state,
-)
+from shoal.training.checkpoint import EpochReport, TrainingState, load_state_, save_state
 from shoal.training.optimisation import FitSettings, learning_rate, make_optimizer
+from shoal.training.protocols import Objective, Pruner
+from shoal.training.sharing import own_batches, share_gradients_, share_statistics_, total_steps
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["FitReport", "Objective", "Pruner", "fit", "total_steps"]
-
-
-class Objective(Protocol):
-    """What training makes small."""
-
-    def __call__(self, model: nn.Module, inputs: Inputs, labels: Any) -> Tensor:
-        """Return the loss of one batch, a scalar; `labels` is None where there are none."""
-        ...
-
-
-class Pruner(Protocol):
-    """What may take units out of a network while it is trained."""
-
-    def attach(self, optimizer: Optimizer) -> None:
-        """Take weights out of this optimiser from now on."""
-        ...
-
-    def step(self, batch: Batch) -> object:
-        """Learn from the batch that the network was just trained on, gradients computed."""
-        ...
-
-    def status(self) -> str:
-        """Return how far it has come, for the person who waits."""
-        ...
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as JSON values and tensors."""
-        ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take that up, before weights are loaded."""
-        ...
+__all__ = ["FitReport", "fit"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +101,7 @@ def fit(
     optimizer = make_optimizer(model, settings)
     with (
         together() as processes,
-        _accelerator(device_of(model), settings) as accelerator,
+        accelerating(device_of(model), settings) as accelerator,
         evaluating(model, train=True),
     ):
         processes.check_same(model)
@@ -236,7 +198,7 @@ class _Run:
             # Processes draw one order, whatever they have drawn before.
             state.epoch_random = self.processes.exchange(random_state(self.device))[0]
             restore_random_state(state.epoch_random, self.device)
-            yield from self._mine(iter(batches))
+            yield from own_batches(iter(batches), self.processes)
             return
         now = random_state(self.device)
         restore_random_state(state.epoch_random, self.device)
@@ -244,12 +206,7 @@ class _Run:
         for _ in range(state.batch * self.processes.count):
             next(iterator, None)
         restore_random_state(now, self.device)
-        yield from self._mine(iterator)
-
-    def _mine(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Of every batch for each process the one for this one; those that are left over fall away."""
-        while len(together := list(islice(batches, self.processes.count))) == self.processes.count:
-            yield together[self.processes.number]
+        yield from own_batches(iterator, self.processes)
 
     def _step(self, batch: Batch) -> float:
         state, settings = self.state, self.settings
@@ -264,7 +221,7 @@ class _Run:
         if not math.isfinite(value):
             raise DataError(self._not_finite("loss", value, rate))
         self.accelerator.backward(loss)
-        self._share_gradients_()
+        share_gradients_(self._trained(), self.processes)
         self.loss = value
         if self.pruner is not None:
             self.pruner.step(batch)
@@ -276,14 +233,6 @@ class _Run:
         self.stepper.step()
         self.stepper.zero_grad(set_to_none=True)
         return value
-
-    def _share_gradients_(self) -> None:
-        if self.processes.count == 1:
-            return
-        self.processes.add_gradients_(self._trained())
-        for parameter in self._trained():
-            if parameter.grad is not None:
-                parameter.grad /= self.processes.count
 
     def _trained(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -306,73 +255,11 @@ class _Run:
     def _agreed(self) -> dict[str, Any]:
         return asdict(self.settings) | {"total": self.total, "processes": self.processes.count}
 
-    def _share_statistics_(self) -> None:
-        """Give running statistics of batch norms their mean over all processes."""
-        if self.processes.count == 1:
-            return
-        norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
-        buffers = [buffer for norm in norms for buffer in norm.buffers() if buffer.is_floating_point()]
-        found = self.processes.exchange([buffer.to("cpu") for buffer in buffers])
-        for buffer, values in zip(buffers, zip(*found, strict=True), strict=True):
-            buffer.copy_(torch.stack(values).double().mean(dim=0))
-
     def _save(self) -> None:
-        self._share_statistics_()
+        share_statistics_(self.model, self.processes)
         if self.checkpoint is not None and self.processes.number == 0:
             if self.accelerator.scaler is not None:
                 self.state.scaler = self.accelerator.scaler.state_dict()
             if self.pruner is not None:
                 self.state.pruning = self.pruner.state_dict()
             save_state(self.checkpoint, self.model, self.optimizer, self.state, self._agreed())
-
-
-def total_steps(batches: Iterable[Batch], settings: FitSettings, processes: int = 1) -> int:
-    """Return how many steps `fit` takes on these batches.
-
-    Raises:
-        DataError: If there are fewer batches than processes.
-    """
-    if settings.max_steps is not None:
-        return settings.max_steps
-    if settings.epochs == 0:
-        return 0
-    found = _length(batches)
-    if found < processes:
-        raise DataError(
-            f"asked to train in {processes} processes on {found} batches: each takes one a step. Smaller "
-            "batches, or fewer processes, work."
-        )
-    return settings.epochs * (found // processes)
-
-
-def _length(batches: Iterable[Batch]) -> int:
-    try:
-        return len(batches)  # type: ignore[arg-type]
-    except TypeError:
-        # A loader of an iterable data set has a length only in name.
-        return sum(1 for _ in batches)
-
-
-@contextmanager
-def _accelerator(device: torch.device, settings: FitSettings) -> Iterator[Accelerator]:
-    """Yield an Accelerator for `device`, and leave no global state of Accelerate's behind."""
-    try:
-        from accelerate import Accelerator
-        from accelerate.state import AcceleratorState
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("accelerate", extra="heal", purpose="to train networks") from error
-    if settings.mixed_precision == "fp16" and device.type == "cpu":
-        raise ConfigError("asked to train with mixed_precision='fp16' on a CPU: no and bf16 work there.")
-    was_set = bool(AcceleratorState._shared_state)
-    try:
-        accelerator = Accelerator(cpu=device.type == "cpu", mixed_precision=settings.mixed_precision)
-    except ValueError as error:
-        raise ConfigError(
-            f"asked to train on {device} with mixed_precision={settings.mixed_precision!r}: Accelerate is "
-            f"in use with other settings in this process ({error})."
-        ) from error
-    try:
-        yield accelerator
-    finally:
-        if not was_set:
-            AcceleratorState._reset_state(reset_partial_state=True)

@@ -22,13 +22,13 @@ from shoal.plan import Plan
 from shoal.processes import together
 from shoal.surgery.shortcut_folding import fold_shortcuts
 from shoal.training.batchnorm import recalibrate_
-from shoal.training.concurrent.progress import PruningProgress
-from shoal.training.concurrent.pruner import ConcurrentPruner
-from shoal.training.concurrent.settings import ConcurrentSettings
+from shoal.training.concurrent import ConcurrentPruner, ConcurrentSettings, PruningProgress
 from shoal.training.concurrent.trace import Trace
-from shoal.training.fitting import FitReport, Objective, fit, total_steps
+from shoal.training.fitting import FitReport, fit
 from shoal.training.optimisation import FitSettings
 from shoal.training.plain import absolute, check_folded, gated_copy, plan_with_shortcuts
+from shoal.training.protocols import Objective
+from shoal.training.sharing import total_steps
 
 __all__ = ["METHODS", "TrainingResult", "check_budget", "train"]
 

@@ -15,9 +15,8 @@ https://arxiv.org/abs/2406.04549.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from torch import nn
@@ -29,13 +28,14 @@ from shoal.calling import Batch, Inputs
 from shoal.errors import ConfigError
 from shoal.measurement import Loss
 from shoal.plan import Plan
+from shoal.training.concurrent.compute import Compute
 from shoal.training.concurrent.decisions import Decisions
 from shoal.training.concurrent.gates import Gates
 from shoal.training.concurrent.price import Price
 from shoal.training.concurrent.prices import prices_of
 from shoal.training.concurrent.progress import PruningProgress
-from shoal.training.concurrent.questions import Questions, forward_macs
-from shoal.training.concurrent.rules import Gain
+from shoal.training.concurrent.questions import Questions
+from shoal.training.concurrent.resuming import check_agreed, restore_, state_of
 from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.training.concurrent.trace import Trace
 from shoal.units import Granularity
@@ -114,8 +114,7 @@ class ConcurrentPruner:
         self.removed_at: dict[int, int] = {}
         self.trace = Trace()
         self._questions = Questions(self.gates, self.settings, loss)
-        # Multiply-accumulates of forward passes in training, for one sample.
-        self._macs = 0.0
+        self._compute = Compute(self.chain)
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -154,10 +153,10 @@ class ConcurrentPruner:
             )
         decisions, step, gone = self.decisions, self.done + 1, list[int]()
         if decisions.frozen:
-            self._macs += forward_macs(self.chain, self.gates.removed)
+            self._compute.count(self.gates.removed)
         else:
             self.gates.check_called()
-            self._macs += forward_macs(self.chain, self.gates.off)
+            self._compute.count(self.gates.off)
             asked = decisions.asked(step)
             gains = self._questions.ask(batch, asked) if asked else {}
             gone = decisions.after(step, gains)
@@ -178,9 +177,9 @@ class ConcurrentPruner:
             step=self.done,
             units=len(self.chain) - len(gates.removed),
             remaining=prices.requirement.remaining(gates.removed) / whole,
-            macs=forward_macs(self.chain, gates.removed) / self.chain.macs if self.chain.macs else 1.0,
+            macs=self._compute.left(gates.removed),
             expected=prices.expected(gates.theta, gates.removed),
-            saved=self._saved(),
+            saved=self._compute.saved(self.done, self._questions.macs),
             removed=removed,
             price=prices.level,
         )
@@ -233,17 +232,11 @@ class ConcurrentPruner:
     def state_dict(self) -> dict[str, Any]:
         """Return all that a resumed run needs of the pruner: JSON values, and the tensor `generator`."""
         return {
-            **self.gates.state(),
+            **state_of(self.decisions),
             "agreed": self._agreed(),
-            "savings": list(self.prices.requirement.savings),
-            "whole": self.prices.requirement.whole,
             "done": self.done,
-            "frozen": self.decisions.frozen,
-            "level": self.prices.level,
-            "gains": {str(index): asdict(gain) for index, gain in self.decisions.gains.items()},
-            "influence": {str(index): value for index, value in self.decisions.influence.items()},
             "removed_at": {str(index): step for index, step in self.removed_at.items()},
-            "macs": [self._macs, self._questions.macs],
+            "macs": [self._compute.called, self._questions.macs],
             "random": self._questions.state(),
             "trace": asdict(self.trace),
         }
@@ -255,43 +248,18 @@ class ConcurrentPruner:
         Raises:
             ConfigError: If the state is of another number of steps, budget or settings.
         """
-        mine = self._agreed()
-        changed = [
-            f"{name} {state['agreed'].get(name)!r} -> {value!r}"
-            for name, value in mine.items()
-            if state["agreed"].get(name) != value
-        ]
-        if changed:
-            raise ConfigError(
-                f"asked to resume pruning in training with other settings: {', '.join(changed)}. Resume with "
-                "those of the checkpoint, or start again."
-            )
-        # A latency that is measured again is another one.
-        savings, whole = tuple(map(float, state["savings"])), float(state["whole"])
-        self.prices.requirement = replace(self.prices.requirement, savings=savings, whole=whole)
-        self.gates.restore_(state, self.optimizer)
-        decisions = self.decisions
-        self.done, decisions.frozen = int(state["done"]), bool(state["frozen"])
-        self.gates.settled_for_good = decisions.frozen
+        check_agreed(state["agreed"], self._agreed())
+        restore_(self.decisions, state)
+        self.done = int(state["done"])
         self.removed_at = {int(index): int(at) for index, at in state["removed_at"].items()}
-        self.prices.level = float(state["level"])
-        self._macs, self._questions.macs = map(float, state["macs"])
-        decisions.gains = {int(index): Gain(**gain) for index, gain in state["gains"].items()}
-        decisions.influence = {int(index): float(value) for index, value in state["influence"].items()}
+        self._compute.called, self._questions.macs = map(float, state["macs"])
         self._questions.restore_(state["random"])
         self.trace = Trace(**copy.deepcopy(state["trace"]))
 
     def _note(self) -> None:
-        gates = self.gates
-        theta = dict.fromkeys(gates.removed, 0.0) | gates.theta
-        shut = math.fsum((1 - theta[index]) * self.chain[index].macs for index in theta)
-        macs = 1 - shut / self.chain.macs if self.chain.macs else 1.0
+        theta = dict.fromkeys(self.gates.removed, 0.0) | self.gates.theta
+        macs = self._compute.expected(theta)
         self.trace.note(self.done, theta, units=len(self.chain), macs=macs, price=self.prices.level)
-
-    def _saved(self) -> float:
-        """Share of training compute saved; a backward pass costs twice a forward one."""
-        dense = 3 * self.chain.macs * self.done
-        return 1 - (3 * self._macs + self._questions.macs) / dense if dense else 0.0
 
     def _agreed(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one before."""

@@ -1,0 +1,52 @@
+import pytest
+
+from shoal.training.concurrent.compute import Compute
+from shoal.units import Chain, Unit
+
+
+def chain_of(*sizes, rest=0):
+    """Units of these MACs in a network that has `rest` more."""
+    units = [
+        Unit(
+            name=f"b{index}",
+            index=index,
+            modules=(f"b{index}",),
+            container="",
+            group="s",
+            kind="Block",
+            params=1,
+            macs=size,
+            removable=True,
+        )
+        for index, size in enumerate(sizes)
+    ]
+    return Chain(units=tuple(units), model="Net", params=len(units), macs=rest + sum(sizes))
+
+
+def test_calls_without_units_are_counted_by_hand():
+    compute = Compute(chain_of(10, 20, 30, rest=40))
+    for off in ({0}, {1, 2}, set()):
+        compute.count(off)
+    assert compute.called == 90 + 50 + 100
+
+
+def test_what_is_left_and_what_is_expected():
+    compute = Compute(chain_of(10, 20, 30, rest=40))
+    assert compute.left({1}) == 0.8
+    assert compute.expected({0: 0.0, 1: 1.0, 2: 1.0}) == compute.left({0})
+    assert compute.expected({0: 0.5, 2: 0.9}) == pytest.approx(1 - 0.05 - 0.03)
+
+
+def test_asking_units_costs_a_third_of_training_on_them():
+    compute = Compute(chain_of(10, 20, 30, rest=40))
+    for _ in range(4):
+        compute.count({2})
+    # Three times the forward passes, of 70, and 60 for questions, of what would be 3 · 100 · 4.
+    assert compute.saved(4, 60.0) == pytest.approx(1 - (3 * 280 + 60) / 1200)
+    assert compute.saved(0, 0.0) == 0.0
+
+
+def test_a_network_without_macs_saves_none():
+    compute = Compute(chain_of(0, 0))
+    compute.count({0})
+    assert (compute.left({0}), compute.expected({0: 0.0}), compute.saved(1, 0.0)) == (1.0, 1.0, 0.0)
