@@ -29,7 +29,7 @@ from shoal.architectures.layerwise import LayerwiseModel
 from shoal.architectures.references import load_model
 from shoal.importance import EvidenceSettings, StreamSettings, stream_evidence
 from shoal.measurement import count_params
-from shoal.pipeline import analyze
+from shoal.stages import analyze
 
 MEMORY_BAR, TIME_BAR = 500e6, 1.5
 WAYS = ("streamed", "forward", "whole")

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from shoal.measurement import measure
-    from shoal.pipeline import analyze, compress, make_plan
+    from shoal.pipeline import compress
     from shoal.plan import Plan
     from shoal.result import CompressionResult, Evidence, Measurement
+    from shoal.stages import analyze, make_plan
     from shoal.surgery import apply, expand, export_onnx, load, merge_layers, save, verify
     from shoal.tables import ImportanceTable, LatencyTable
     from shoal.training import ConcurrentPruner, ConcurrentSettings, FitSettings, HealSettings, heal, train
@@ -92,9 +93,10 @@ _NAMES = {
     "shoal.comparison": ("Comparison",),
     "shoal.errors": tuple(name for name in __all__ if name.endswith(("Error", "Warning"))),
     "shoal.measurement": ("measure",),
-    "shoal.pipeline": ("analyze", "compress", "make_plan"),
+    "shoal.pipeline": ("compress",),
     "shoal.plan": ("Plan",),
     "shoal.result": ("CompressionResult", "Evidence", "Measurement"),
+    "shoal.stages": ("analyze", "make_plan"),
     "shoal.surgery": ("apply", "expand", "export_onnx", "load", "merge_layers", "save", "verify"),
     "shoal.tables": ("ImportanceTable", "LatencyTable"),
     "shoal.training": (

@@ -13,7 +13,7 @@ from shoal.architectures import bypassed
 from shoal.errors import UnitError
 from shoal.importance import SkipLosses
 from shoal.measurement import evaluate_quality
-from shoal.pipeline import Output
+from shoal.stages import Output
 from shoal.training import HealSettings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from copy import deepcopy
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -96,3 +97,36 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def images() -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Two batches of tiny images with labels."""
+    return [(torch.randn(8, 3, 8, 8), torch.randint(0, 10, (8,))) for _ in range(2)]
+
+
+@pytest.fixture
+def text() -> list[dict[str, torch.Tensor]]:
+    """Two batches of token ids."""
+    return [{"input_ids": torch.randint(0, 64, (4, 12))} for _ in range(2)]
+
+
+@pytest.fixture
+def untouched() -> Callable[[torch.nn.Module], Callable[[], None]]:
+    """Return a function that notes a model, and another that compares it with the note."""
+
+    def note(model: torch.nn.Module) -> Callable[[], None]:
+        before = deepcopy(model.state_dict())
+        modes = [module.training for module in model.modules()]
+        random = torch.get_rng_state()
+
+        def compare() -> None:
+            assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+            assert [module.training for module in model.modules()] == modes
+            assert torch.equal(torch.get_rng_state(), random)
+            assert all(p.grad is None and p.requires_grad for p in model.parameters())
+            assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+        return compare
+
+    return note

@@ -68,7 +68,7 @@ def run(options: Options) -> None:
     from dataclasses import replace
 
     from shoal.importance import stream_evidence
-    from shoal.pipeline import analyze
+    from shoal.stages import analyze
 
     layers, loaded = (None, open_model(options)) if stream is None else open_layers(options)
     data = open_data(options, loaded)

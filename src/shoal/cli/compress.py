@@ -187,8 +187,8 @@ def _check_format(options: Options, loaded: LoadedModel, example: Inputs) -> Non
 
 
 def _only_plan(options: Options, loaded: LoadedModel, data: Data, asked: dict[str, Any]) -> None:
-    from shoal.pipeline import make_plan
     from shoal.reports import plan_table
+    from shoal.stages import make_plan
 
     plan = make_plan(loaded.model, data.batches, **asked)
     if options.json:

@@ -170,8 +170,8 @@ def _by_method(options: Options) -> tuple[Plan, Evidence | None]:
     check_untrained(options, settings, asked="a plan")
     from shoal.architectures import find_units
     from shoal.budget import Budget
-    from shoal.pipeline import make_plan
     from shoal.result import Evidence
+    from shoal.stages import make_plan
 
     budget = Budget.parse(options.budget or "")
     fields = None if options.evidence is None else read_json(options.evidence, "evidence")

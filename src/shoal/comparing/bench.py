@@ -31,9 +31,10 @@ from shoal.measurement import (
     measure_pair,
 )
 from shoal.methods import Request, get
-from shoal.pipeline import choose_plan, unhealed
+from shoal.pipeline import unhealed
 from shoal.plan import Plan
 from shoal.result import Measurement
+from shoal.stages import choose_plan
 from shoal.surgery import expand, merge_layers
 from shoal.training import HealSettings, heal
 

@@ -19,8 +19,9 @@ from shoal.comparison import Comparison, Failure, Row
 from shoal.errors import ConfigError, ShoalError, ShoalWarning
 from shoal.journal import Journal
 from shoal.measurement import LatencySettings, Loss
-from shoal.pipeline import check_healing, make_request
+from shoal.pipeline import check_healing
 from shoal.progress import Title, reporting, said, task
+from shoal.stages import make_request
 from shoal.training import HealSettings
 from shoal.units import Granularity
 
@@ -112,10 +113,35 @@ def compare(
     _warn_of(bench.seen)
     runs = [(each, budget, seed) for budget in wanted for each in runners for seed in each.seeds]
     steps = _Steps(total=heal_seeds + len(runs))
-    whole = []
-    for seed in chosen[:heal_seeds]:
+    whole = _whole_rows(bench, chosen[:heal_seeds], steps)
+    rows, failures = _method_rows(bench, runs, steps)
+    return Comparison(
+        whole=whole,
+        rows=_shared(whole, rows),
+        failures=failures,
+        weights=bench.weights,
+        settings={
+            "seeds": list(chosen),
+            "heal_seeds": heal_seeds,
+            "heal": None if heal is None else asdict(heal),
+            "granularity": granularity,
+        },
+    )
+
+
+def _whole_rows(bench: Bench, seeds: Sequence[int], steps: _Steps) -> tuple[Row, ...]:
+    """The rows of the whole network, one for every seed of its healing."""
+    rows = []
+    for seed in seeds:
         with steps.next("the whole network"):
-            whole.append(bench.whole(seed))
+            rows.append(bench.whole(seed))
+    return tuple(rows)
+
+
+def _method_rows(
+    bench: Bench, runs: Iterable[tuple[Contender, Budget, int]], steps: _Steps
+) -> tuple[tuple[Row, ...], tuple[Failure, ...]]:
+    """The rows of the methods, and why there is none of some; the first one's error where there is no row."""
     rows: list[Row] = []
     failures: list[Failure] = []
     errors: list[ShoalError] = []
@@ -128,18 +154,7 @@ def compare(
             failures.append(Failure(method=runner.label, budget=str(budget), seed=seed, reason=str(error)))
     if not rows:
         raise errors[0]
-    return Comparison(
-        whole=tuple(whole),
-        rows=_shared(whole, rows),
-        failures=tuple(failures),
-        weights=bench.weights,
-        settings={
-            "seeds": list(chosen),
-            "heal_seeds": heal_seeds,
-            "heal": None if heal is None else asdict(heal),
-            "granularity": granularity,
-        },
-    )
+    return tuple(rows), tuple(failures)
 
 
 def _units_of(runners: Sequence[Contender], granularity: Granularity) -> Granularity:

@@ -11,9 +11,9 @@ from shoal.activations import UnitStream
 from shoal.architectures.pretrained import read_pretrained
 from shoal.errors import ConfigError, DataError
 from shoal.importance import EvidenceSettings, StreamSettings, stream_evidence, streamed
-from shoal.pipeline import analyze
 from shoal.processes import Processes
 from shoal.similarity import SimilaritySettings
+from shoal.stages import analyze
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "vocab_size": 64}
 GROUPED = {**SIZES, "num_key_value_heads": 2, "num_hidden_layers": 4}

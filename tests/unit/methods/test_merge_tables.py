@@ -13,8 +13,8 @@ from shoal.methods import get, settings_for
 from shoal.methods.merge_tables import MergeTables
 from shoal.methods.merges import MERGES_ALONE, REMOVALS_ALONE
 from shoal.methods.merging_settings import MergeSettings
-from shoal.pipeline import make_request
 from shoal.planners import FrontPoint
+from shoal.stages import make_request
 from shoal.surgery import EntryRules
 
 RULES = {"layermerge": EntryRules(), "layer_only": REMOVALS_ALONE, "depth_merge": MERGES_ALONE}

@@ -4,54 +4,8 @@ from math import sqrt
 
 import pytest
 
-from shoal.comparison import Comparison, Failure, Row
+from shoal.comparison import Comparison, Failure
 from shoal.errors import DataError
-from shoal.plan import Plan
-from shoal.result import Measurement
-
-
-@pytest.fixture
-def make_row(make_chain):
-    """Return a function that makes the row of a method whose network has these losses."""
-
-    def make(method, losses, *, removed=(1,), budget="units=3", seed=0, latency=0.5, before=None):
-        unhealed = losses if before is None else before
-        return Row(
-            method=method,
-            budget=budget,
-            seed=seed,
-            control=method == "random",
-            plan=Plan.removing(make_chain(), removed, method=method),
-            asked={"loss": 3},
-            seconds=0.5,
-            own_weights=False,
-            measured=Measurement(
-                params=10, macs=100, latency=latency, quality={"loss": sum(unhealed) / len(unhealed)}
-            ),
-            latency_whole=None if latency is None else 1.0,
-            healed=None if before is None else {"loss": sum(losses) / len(losses)},
-            losses=tuple(losses),
-            unhealed_losses=() if before is None else tuple(before),
-        )
-
-    return make
-
-
-@pytest.fixture
-def make(make_row):
-    """Return a function that makes a comparison of these rows."""
-
-    def build(*rows, failures=()):
-        whole = make_row("whole", [0.0, 0.0, 0.0], removed=(), budget="")
-        return Comparison(
-            whole=(whole,),
-            rows=rows,
-            failures=failures,
-            weights=(1.0, 1.0, 1.0),
-            settings={"seeds": [0], "heal_seeds": 1, "heal": None, "granularity": "block"},
-        )
-
-    return build
 
 
 def test_methods_stand_in_the_order_of_their_mean_loss(make, make_row):
@@ -144,21 +98,9 @@ def test_samples_count_by_their_weight(make, make_row):
     assert heavy.standings("units=3")[1].difference == pytest.approx(2)
 
 
-def test_quality_is_that_after_healing_where_there_was_some(make_row):
-    row = make_row("good", [1, 2, 3])
-    assert row.quality == {"loss": 2}
-    assert replace(row, healed={"loss": 1.5}).quality == {"loss": 1.5}
-    assert replace(row, healed={"loss": 1.5}).measured.quality == {"loss": 2}
-
-
 def test_latency_is_a_share_of_the_whole_networks(make, make_row):
     comparison = make(make_row("good", [1, 1, 1]), make_row("untimed", [2, 2, 2], latency=None))
     assert [each.latency_ratio() for each in comparison.standings("units=3")] == [0.5, None]
-
-
-@pytest.mark.parametrize("removed", [(), (2,), (0, 1, 2, 3)])
-def test_a_row_knows_how_many_units_remain(make_row, removed):
-    assert make_row("good", [1], removed=removed).units == 4 - len(removed)
 
 
 def test_a_comparison_comes_back_from_json(make, make_row):
