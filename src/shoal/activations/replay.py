@@ -27,7 +27,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from shoal.architectures import bypassed, forward_replaced, hidden_output, replace_hidden
 from shoal.architectures.bypassing import answer_of
 from shoal.architectures.hidden import stand_ins
-from shoal.calling import Inputs, call, device_of, random_state, restore_random_state
+from shoal.calling import Inputs, device_of, random_state, restore_random_state
 from shoal.units import Chain, Unit
 
 __all__ = ["Replay", "sharing_order"]
@@ -58,13 +58,10 @@ class Replay:
 
     def __init__(self, model: nn.Module, chain: Chain, inputs: Inputs) -> None:
         self.model, self.chain = model, chain
-        self.inputs = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        self.arguments = _arguments(inputs)
+        """What the network is called with, by place and by name."""
         self.computed = 0
         """Units computed so far, in all runs."""
-        self.recomputed = False
-        """Whether a unit was called in the recorded call without gradients, as a part is that will be called
-        again in the backward pass (reentrant checkpointing).
-        """
         self._kept: list[_Kept | None] = [None] * len(chain)
         self._given: dict[int, Versions] = {}
         self._called: set[int] = set()
@@ -73,6 +70,7 @@ class Replay:
         self._random: dict[tuple[int, str, int], dict[str, Tensor]] = {}
         self._moments: Counter[tuple[int, str]] = Counter()
         self._recording = False
+        self._device = device_of(model)
 
     def __call__(self, removed: Iterable[int] = ()) -> Any:
         """Return what the network returns without these units; without any, what it returns itself."""
@@ -90,7 +88,7 @@ class Replay:
         return outputs
 
     @contextmanager
-    def recording(self, removed: Iterable[int], inputs: Inputs) -> Iterator[None]:
+    def recording(self, removed: Iterable[int], /, *args: Any, **kwargs: Any) -> Iterator[None]:
         """Let the network run without these units inside the `with`, and keep what the others return.
 
         The network is called there by whoever trains it, once, with gradients. Later calls of this object
@@ -99,12 +97,12 @@ class Replay:
 
         Args:
             removed: The units to leave out.
-            inputs: What the network will be called with.
+            args, kwargs: What the network will be called with.
         """
         with torch.no_grad():
             # The network may write into them.
-            self.inputs = tree_map(_cloned, dict(inputs) if isinstance(inputs, Mapping) else inputs)
-        self._removed, self._random, self.recomputed = None, {}, False
+            self.arguments = tree_map(_cloned, (args, kwargs))
+        self._removed, self._random = None, {}
         wanted = frozenset(removed)
         self._recording = True
         try:
@@ -130,7 +128,8 @@ class Replay:
     def _run(self, removed: frozenset[int], shared: int) -> Any:
         with self._standing_in(removed, shared):
             self._draw_alike(0, "first")
-            return call(self.model, tree_map(_cloned, self.inputs))
+            args, kwargs = tree_map(_cloned, self.arguments)
+            return self.model(*args, **kwargs)
 
     @contextmanager
     def _standing_in(self, removed: frozenset[int], shared: int) -> Iterator[None]:
@@ -138,6 +137,7 @@ class Replay:
         present = [unit for unit in self.chain if unit.index not in removed]
         computed = [unit for unit in present if unit.index >= shared]
         answers = [self._answer(unit) for unit in present if unit.index < shared]
+        self._device = device_of(self.model)
         self._kept[shared:] = [None] * (len(self.chain) - shared)
         self._called.clear()
         self._given.clear()
@@ -210,10 +210,9 @@ class Replay:
         key = index, moment, self._moments[index, moment]
         self._moments[index, moment] += 1
         if self._recording:
-            self._random[key] = random_state(device_of(self.model))
-            self.recomputed |= not torch.is_grad_enabled()
+            self._random[key] = random_state(self._device)
         elif key in self._random:
-            restore_random_state(self._random[key], device_of(self.model))
+            restore_random_state(self._random[key], self._device)
 
 
 class _Kept:
@@ -259,6 +258,13 @@ def _share_memory(versions: Versions, tree: Any) -> bool:
 def _storages(versions: Versions) -> set[int]:
     dense = (tensor for tensor, _ in versions if tensor.layout is torch.strided)
     return {tensor.untyped_storage().data_ptr() for tensor in dense}
+
+
+def _arguments(inputs: Inputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """By place and by name, as `shoal.calling.call` gives them."""
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}
 
 
 def _cloned(leaf: Any) -> Any:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from shoal.architectures.fields import LAYER_AXES, NUMBERS, REFERENCES
 from shoal.architectures.rules import Inexpressible
@@ -126,7 +127,10 @@ def differences(
 
 def _kind(module: nn.Module) -> type[nn.Module]:
     """The module's class; what drops whole paths in training hands them through otherwise."""
-    return nn.Identity if type(module).__name__.endswith("DropPath") else type(module)
+    if type(module).__name__.endswith("DropPath"):
+        return nn.Identity
+    # Each parametrised module has a class of its own, made of the one that it had.
+    return type(module).__mro__[1] if is_parametrized(module) else type(module)
 
 
 def _check_names(old: Mapping[str, nn.Module], origins: Mapping[str, str], kept: Kept) -> None:

@@ -82,6 +82,18 @@ def test_a_layer_of_another_class_or_with_other_parts_is_another():
         differences(Net(*WHOLE), Net(Layer(0), more), KEPT)
 
 
+def test_parametrised_modules_of_one_class_are_alike():
+    whole, small = (Net(*(Layer(number) for number in range(count))) for count in (4, 2))
+    for net in (whole, small):
+        net.conv = nn.utils.parametrizations.weight_norm(nn.Linear(2, 2))
+    small.conv.load_state_dict(whole.conv.state_dict())
+    assert type(whole.conv) is not type(small.conv)
+    assert differences(whole, small, KEPT)
+    small.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 2, 1))
+    with pytest.raises(Inexpressible, match=r"in place of conv \(a ParametrizedLinear\)"):
+        differences(whole, small, KEPT)
+
+
 def test_a_layer_may_hold_a_copy_of_a_list_that_describes_all():
     whole = [Layer(0, kinds=["a", "b", "c", "d"]), *WHOLE[1:]]
     small = Net(Layer(0, kinds=["a", "d"]), Layer(1))

@@ -6,14 +6,14 @@ import inspect
 from typing import Any, Protocol
 
 from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.utils.hooks import RemovableHandle
 
 from shoal.architectures.bypassing import is_compiled
-from shoal.calling import Inputs
 from shoal.errors import ConfigError
 from shoal.units import Chain
 
-__all__ = ["Meets", "check_compiled", "inputs_of", "met"]
+__all__ = ["Meets", "check_gateable", "check_uncompiled", "inputs_of", "met"]
 
 
 class Meets(Protocol):
@@ -37,50 +37,67 @@ def met(model: nn.Module, by: Meets) -> list[RemovableHandle]:
 
 class _Hooks:
     def __init__(self, told: Meets | None) -> None:
-        self._told = told
+        self.told = told
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Hooks:
         return _Hooks(None)
 
     def before(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._told is not None:
-            self._told.enter(args, kwargs)
+        if self.told is not None:
+            self.told.enter(args, kwargs)
 
     def after(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._told is not None:
-            self._told.leave(output)
+        if self.told is not None:
+            self.told.leave(output)
 
 
-def check_compiled(model: nn.Module, chain: Chain) -> None:
-    """Check that no two units share what torch.compile has made: it would be made anew for every draw.
+def check_gateable(model: nn.Module, chain: Chain) -> None:
+    """Check that gates can be put on a network.
 
     Raises:
-        ConfigError: If the network is compiled as a whole, or a part of it with units inside.
+        ConfigError: If it is compiled as a whole, or a part of it with units inside; if it is wrapped for
+            several devices; if it has gates already.
     """
+    kind = type(model).__name__
+    if isinstance(model, DataParallel | DistributedDataParallel):
+        raise ConfigError(f"asked to put gates on a {kind}: give the network inside, `.module`.")
+    owners = (getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values())
+    if any(isinstance(owner, _Hooks) and owner.told is not None for owner in owners):
+        raise ConfigError(
+            f"asked to put gates on a {kind} that has gates already. finish() or close() the pruner that it "
+            "has first; if units have left it, make the network anew."
+        )
+    _check_compiled(model, chain)
+
+
+def check_uncompiled(model: nn.Module) -> None:
+    """Check that a gated network was not compiled since.
+
+    Raises:
+        ConfigError: If it was.
+    """
+    if model._compiled_call_impl is not None:
+        raise ConfigError(f"asked to call a gated {type(model).__name__} that is {_AS_A_WHOLE}")
+
+
+# It would be made anew for every draw.
+_AS_A_WHOLE = (
+    "compiled as a whole: every draw would compile it anew. Pass it as it was, and compile its units, each "
+    "by itself (block.compile())."
+)
+
+
+def _check_compiled(model: nn.Module, chain: Chain) -> None:
     units = {model.get_submodule(path) for unit in chain for path in unit.modules}
     for name, module in model.named_modules():
         if is_compiled(module) and not units.isdisjoint(set(module.modules()) - {module}):
             what = f"units of {name!r}, which is" if name else "a network that is"
-            raise ConfigError(
-                f"asked to put gates on {what} compiled as a whole: every draw would compile it anew. Pass "
-                "it as it was, and compile its units, each by itself (block.compile())."
-            )
+            raise ConfigError(f"asked to put gates on {what} {_AS_A_WHOLE}")
 
 
-def inputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-    """Return a call's arguments as inputs: all by name, or all by place.
-
-    Raises:
-        ConfigError: If some come by place and others by name, and the forward does not name the first.
-    """
+def inputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return a call's arguments by name, those by place first; by number where the forward has no name."""
     known = inspect.signature(model.forward).parameters.values()
     names = [each.name for each in known if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
-    if len(args) <= len(names):
-        return dict(zip(names, args, strict=False)) | kwargs
-    if kwargs:
-        raise ConfigError(
-            f"asked to call a gated {type(model).__name__} with {len(args)} arguments by place and "
-            f"{', '.join(kwargs)} by name: its forward names {len(names)} of them. Arguments all by name, or "
-            "all by place, work."
-        )
-    return args
+    names += map(str, range(len(names), len(args)))
+    return dict(zip(names, args, strict=False)) | kwargs

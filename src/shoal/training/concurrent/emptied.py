@@ -46,11 +46,15 @@ class Emptied:
         """Take the parts away."""
         for name, parts in self._parts.items():
             vars(self._module)[name] = type(parts)()
+        # The network's code may ask for parts: those have no weights, and are none of the network's.
+        vars(self._module).update(self._parts["_modules"])
         for module in self._forwards:
             vars(module)["forward"] = self._stand_in.forward
 
     def fill(self) -> None:
         """Put them back, without memory."""
+        for name in self._parts["_modules"]:
+            vars(self._module).pop(name, None)
         vars(self._module).update(self._parts)
         for module, own in self._forwards.items():
             del vars(module)["forward"]

@@ -1,4 +1,4 @@
-"""A Bernoulli gate on every unit: each training call draws which units compute, the rest is skipped.
+"""A Bernoulli gate on every unit: each training step draws which units compute, the rest is skipped.
 
 A gate is open with probability θ. One draw counts for a whole batch, and is the same in all processes. What
 a closed gate leaves out costs nothing, forwards or backwards; no output is rescaled. In evaluation mode the
@@ -22,12 +22,13 @@ from torch.utils._pytree import tree_map
 from shoal.activations import Replay
 from shoal.architectures import bypassed
 from shoal.architectures.hidden import stand_ins
-from shoal.calling import Inputs, device_of, random_state, restore_random_state
+from shoal.architectures.routing import unrouted
+from shoal.calling import device_of, random_state, restore_random_state
 from shoal.errors import ConfigError, UnitError
 from shoal.plan import Plan
 from shoal.surgery import apply
 from shoal.training.batchnorm import Buffers, holding, other_buffers, untouched_statistics
-from shoal.training.concurrent.calls import check_compiled, inputs_of, met
+from shoal.training.concurrent.calls import check_gateable, check_uncompiled, inputs_of, met
 from shoal.training.concurrent.emptied import Emptied, forget_, only_in
 from shoal.units import Chain
 
@@ -54,7 +55,8 @@ class Gates:
 
     Raises:
         UnitError: If no unit can be removed.
-        ConfigError: If the network is compiled as a whole, or a part of it with units inside.
+        ConfigError: If the network is compiled as a whole, or a part of it with units inside; is wrapped for
+            several devices; or has gates already.
     """
 
     def __init__(self, model: nn.Module, chain: Chain, *, start: float = 0.9, seed: int = 0) -> None:
@@ -63,7 +65,7 @@ class Gates:
                 f"asked to put gates on {chain.model}: none of its {len(chain)} units can be removed. "
                 "`shoal units` says why."
             )
-        check_compiled(model, chain)
+        check_gateable(model, chain)
         self.model, self.chain = model, chain
         self.theta = dict.fromkeys(chain.removable, float(start))
         self.removed: list[int] = []
@@ -76,6 +78,7 @@ class Gates:
         self._generator = torch.Generator().manual_seed(seed)
         self._emptied: dict[str, Emptied] = {}
         self._call, self._until_step = ExitStack(), ExitStack()
+        self._drawn: frozenset[int] | None = None
         self._asleep = False
         self._buffers: Buffers = []
         self._autocast: tuple[bool, torch.dtype] = False, torch.bfloat16
@@ -87,9 +90,9 @@ class Gates:
         return not self._handles
 
     @property
-    def inputs(self) -> Inputs:
-        """What the last call in training was given."""
-        return self.replay.inputs
+    def inputs(self) -> dict[str, Any]:
+        """What the last call in training was given, by name."""
+        return inputs_of(self.model, *self.replay.arguments)
 
     def draw(self) -> frozenset[int]:
         """Return the units to leave out of one call; every unit draws a number, so that the draws of some do
@@ -139,16 +142,16 @@ class Gates:
         autocast = torch.autocast(device.type, dtype, enabled=enabled)
         self._asleep = True
         try:
-            with untouched_statistics(self.model), holding(self._buffers), autocast:
+            with untouched_statistics(self.model), holding(self._buffers), unrouted(self.model), autocast:
                 yield
         finally:
             self._asleep = False
             restore_random_state(before, device)
 
     def forget(self) -> None:
-        """Let go of what the last call in training has left in memory."""
+        """Let go of what the last call in training has left in memory; the next one draws anew."""
         self._until_step.close()
-        self.outputs, self._buffers = None, []
+        self.outputs, self._drawn, self._buffers = None, None, []
         self.replay = Replay(self.model, self.chain, None)
 
     def decay_shut_(self) -> None:
@@ -178,8 +181,12 @@ class Gates:
             raise UnitError(
                 f"asked to remove unit {index}: it has no gate. Units {sorted(self.theta)} have one."
             )
-        unit = self.chain[index]
+        # A call may have been interrupted; and a removal that is has happened.
+        self._call.close()
         self._until_step.close()
+        del self.theta[index]
+        self.removed.append(index)
+        unit = self.chain[index]
         modules = [self.model.get_submodule(path) for path in unit.modules]
         gone = only_in(modules, self.model)
         if optimizer is not None:
@@ -187,8 +194,6 @@ class Gates:
         instead = stand_ins(unit.outputs, len(modules))
         for path, module, stand_in in zip(unit.modules, modules, instead, strict=True):
             self._emptied[path] = Emptied(module, stand_in, gone)
-        del self.theta[index]
-        self.removed.append(index)
 
     def finished(self, plan: Plan | None = None) -> nn.Module:
         """Return a new, ordinary network without the units that have left; see `shoal.apply`.
@@ -248,12 +253,15 @@ class Gates:
         if self.settled_for_good:
             return
         if self.model.training and torch.is_grad_enabled():
-            self.off, self.outputs = self.draw(), None
+            check_uncompiled(self.model)
+            # One draw until the step: a backward pass may call units of any call before it again.
+            self._drawn = self.draw() if self._drawn is None else self._drawn
+            self.off, self.outputs = self._drawn, None
             self.calls += 1
             self._buffers = other_buffers(self.model)
             kind = device_of(self.model).type
             self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-            self._call.enter_context(self.replay.recording(self.off, inputs_of(self.model, args, kwargs)))
+            self._call.enter_context(self.replay.recording(self.off, *args, **kwargs))
             self._call.enter_context(self.watching())
         else:
             self._call.enter_context(bypassed(self.model, self.chain, self.settled()))
@@ -265,7 +273,7 @@ class Gates:
         self._call.close()
         if self.model.training and torch.is_grad_enabled():
             self.outputs = tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, output)
-        if self.outputs is not None and self.replay.recomputed:
-            # The backward pass will call units again.
+        if self.outputs is not None:
+            # The backward pass may call units again.
             self._until_step.enter_context(bypassed(self.model, self.chain, self.off))
             self._until_step.enter_context(self.watching())

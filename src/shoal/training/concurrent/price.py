@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
-from typing import get_args
+from typing import cast, get_args
 
 from shoal.budget import Quantity
 from shoal.errors import ConfigError
@@ -35,6 +35,17 @@ class Price:
 
     levels: tuple[tuple[Quantity, float], ...] = (("macs", 0.0),)
 
+    def __post_init__(self) -> None:
+        names = [name for name, _ in self.levels]
+        if not names or not {*names} <= {*get_args(Quantity)}:
+            raise ConfigError(f"asked for a price of {str(self)!r}: {_FORMS} work.")
+        if len({*names}) < len(names):
+            raise ConfigError(
+                f"asked for a price of {str(self)!r}, which names a quantity twice: {_FORMS} work."
+            )
+        if not all(0 <= level < math.inf for _, level in self.levels):
+            raise ConfigError(f"asked for a price of {str(self)!r}: numbers from 0 upwards, {_FORMS}, work.")
+
     @classmethod
     def parse(cls, given: Price | float | str) -> Price:
         """Return the price that a number writes, of MACs, or `quantity=number`, several with commas.
@@ -46,24 +57,18 @@ class Price:
             return given
         if isinstance(given, bool) or not isinstance(given, int | float | str):
             raise ConfigError(f"asked for a price of {given!r}: {_FORMS} work.")
-        parts = [_level(part, given) for part in str(given).split(",")]
-        names = [name for name, _ in parts]
-        if len({*names}) < len(names):
-            raise ConfigError(f"asked for a price of {given!r}, which names a quantity twice: {_FORMS} work.")
-        return cls(tuple(parts))
+        return cls(tuple(_level(part, given) for part in str(given).split(",")))
 
     def __str__(self) -> str:
-        return ",".join(f"{name}={level:g}" for name, level in self.levels)
+        return ",".join(f"{name}={level!r}" for name, level in self.levels)
 
 
 def _level(part: str, whole: object) -> tuple[Quantity, float]:
     match = re.fullmatch(r"\s*(?:([A-Za-z]+)\s*=)?\s*([^\s=]+)\s*", part)
-    name = (match[1] or "macs").lower() if match else ""
     try:
         level = float(match[2]) if match else math.nan
     except ValueError:
         level = math.nan
-    for quantity in get_args(Quantity):
-        if name == quantity and level >= 0 and math.isfinite(level):
-            return quantity, level
-    raise ConfigError(f"asked for a price of {whole!r}: numbers from 0 upwards, {_FORMS}, work.")
+    if match is None or math.isnan(level):
+        raise ConfigError(f"asked for a price of {whole!r}: numbers from 0 upwards, {_FORMS}, work.")
+    return cast(Quantity, (match[1] or "macs").lower()), level

@@ -14,7 +14,8 @@ class PruningProgress:
     Attributes:
         step: Steps done.
         units: Units that are left.
-        remaining: Share of the network's cost that is left, in the quantity of the budget.
+        remaining: Share of the network's cost that is left, in the quantity of the budget or of the price;
+            with a price of several quantities, of their mixture.
         macs: Share of its multiply-accumulates that is left.
         expected: That share, as gates are drawn now.
         saved: Share of the training compute so far, in MACs, that gates and removals have saved; what asking

@@ -65,7 +65,7 @@ class ConcurrentPruner:
             that of other quantities, `params=0.1`, `macs=0.1,latency=0.2`; a unit that gains less than its
             share of it goes.
         optimizer: The optimiser, from which the weights of units that leave are taken.
-        loss: Called as `loss(outputs, labels)`, where the batches are neither labelled nor text.
+        loss: Called as `loss(outputs, labels)` in place of the usual losses.
         settings: How gates are trained.
         granularity: What the units are.
 
@@ -93,8 +93,8 @@ class ConcurrentPruner:
                 f"asked to prune in training with budget={budget} and price={price}: one of them works, "
                 "budget='macs=0.5' or price=0.1."
             )
-        if steps < 1:
-            raise ConfigError(f"asked to prune in a training of {steps} steps: 1 or more works.")
+        if not isinstance(steps, int) or steps < 1:
+            raise ConfigError(f"asked to prune in a training of {steps} steps: a whole number from 1 works.")
         self.settings = settings or ConcurrentSettings()
         self.model, self.optimizer, self.steps = model, optimizer, steps
         self.budget = None if budget is None else Budget.parse(budget)
@@ -129,10 +129,13 @@ class ConcurrentPruner:
         """Return in words what is left of the network, and what of the training was saved."""
         now = self.progress()
         quantity = self.prices.requirement.budget.quantity
-        other = f"{now.remaining:.0%} of {quantity}, " if quantity in ("params", "latency") else ""
+        mixed = self.price is not None and len(self.price.levels) > 1
+        named = quantity in ("params", "latency") and not mixed
+        other = f"{now.remaining:.0%} of {quantity}, " if named else ""
+        saved = "saved" if now.saved >= 0 else "on top"
         return (
-            f"{now.units} of {len(self.chain)} units, {other}{now.macs:.0%} of MACs, {now.saved:.0%} of the "
-            "training saved"
+            f"{now.units} of {len(self.chain)} units, {other}{now.macs:.0%} of MACs, {abs(now.saved):.0%} of "
+            f"the training {saved}"
         )
 
     def step(self, batch: Batch | None = None) -> PruningProgress:
@@ -156,9 +159,9 @@ class ConcurrentPruner:
             self._compute.count(self.gates.removed)
         else:
             self.gates.check_called()
-            self._compute.count(self.gates.off)
             asked = decisions.asked(step)
             gains = self._questions.ask(batch, asked) if asked else {}
+            self._compute.count(self.gates.off)
             gone = decisions.after(step, gains)
             self.gates.decay_shut_()
         self.done = step
@@ -213,7 +216,9 @@ class ConcurrentPruner:
         self._questions.close()
 
     def plan(self) -> Plan:
-        """Return the plan that removes what has left, and what it rests on."""
+        """Return the plan that removes what has left, and what it rests on: in `predicted` the gains of units
+        that stay, on how many batches each was asked, and the steps at which units left.
+        """
         return Plan.removing(
             self.chain,
             self.removed,
@@ -223,6 +228,7 @@ class ConcurrentPruner:
             predicted={
                 "price": self.prices.level,
                 "gains": {str(index): gain for index, gain in sorted(self.decisions.worth.items())},
+                "asked": {str(index): gain.count for index, gain in sorted(self.decisions.gains.items())},
                 "training_macs_saved": self.progress().saved,
                 "steps": self.done,
                 "removed_at": {str(index): step for index, step in sorted(self.removed_at.items())},

@@ -46,8 +46,17 @@ def state_of(decisions: Decisions) -> dict[str, Any]:
 
 
 def restore_(decisions: Decisions, state: Mapping[str, Any]) -> None:
-    """Take that up; units that had left then leave now."""
+    """Take that up; units that had left then leave now.
+
+    Raises:
+        ConfigError: If units have left here that had not then.
+    """
     gates, prices = decisions.gates, decisions.prices
+    if back := sorted(set(gates.removed) - {int(index) for index in state["removed"]}):
+        raise ConfigError(
+            f"asked to take up a state of pruning in which units {back} were there: they have left this "
+            "network. Make the network and its pruner anew first."
+        )
     # A latency that is measured again is another one.
     savings, whole = tuple(map(float, state["savings"])), float(state["whole"])
     prices.requirement = replace(prices.requirement, savings=savings, whole=whole)

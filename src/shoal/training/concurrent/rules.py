@@ -18,6 +18,8 @@ __all__ = ["Gain", "attracted", "moved", "price_of_prior"]
 
 # Fewer batches say too little of how far they differ.
 _FEWEST = 10
+# A step may move θ by so much for one standard deviation of single batches.
+_LARGEST = 0.02
 
 
 @dataclass(kw_only=True)
@@ -60,7 +62,7 @@ class Gain:
             return math.inf
         # Weights of an average that forgets: their squares sum to one over the number that counts.
         square = (1 - self.memory) / (1 + self.memory) * (1 - self.memory ** (2 * self.count))
-        counting = self._weight**2 / square if self.count else 0.0
+        counting = self._weight**2 / square
         return self.deviation / math.sqrt(counting - 1) if counting > 1 else math.inf
 
     @property
@@ -88,9 +90,6 @@ def moved(theta: float, gain: float, price: float, *, step: float, share: float,
         # One batch alone does not say how far it is off: no step then.
         rate = min(rate, _LARGEST / deviation)
     return min(1.0, max(0.0, theta + rate * (gain - price)))
-
-
-_LARGEST = 0.02
 
 
 def price_of_prior(gamma: float, samples: int) -> float:

@@ -77,6 +77,14 @@ def test_gates_take_the_step_of_projected_descent():
     )
 
 
+def test_a_step_is_no_longer_than_single_batches_allow():
+    decisions = toy_decisions(price=0.1, start=0.9, warmup=0.0, probes=4, steps=4)
+    for value in (-1.0, 1.0):
+        decisions.gains[0].add(value)
+    decisions.after(1, {0: -0.1})
+    assert decisions.gates.theta[0] == pytest.approx(0.9 - 0.02 / decisions.gains[0].deviation * 0.2)
+
+
 def test_a_worthless_unit_leaves_after_a_fifth_of_all_steps():
     decisions = toy_decisions(price=0.1, steps=1000, probes=4)
     left = next(

@@ -1,3 +1,4 @@
+import warnings
 from copy import deepcopy
 
 import pytest
@@ -225,6 +226,27 @@ def test_attributes_that_the_network_asks_for_stay():
     assert not list(net.blocks[1].modules())[1:]
     net.to(torch.float64).train().eval().requires_grad_(False)
     assert net(x.double()).dtype == torch.float64
+
+
+@pytest.mark.parametrize("norm_first", [False, True])
+def test_parts_that_the_network_asks_for_stay_and_are_none_of_its_own(norm_first):
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True, norm_first=norm_first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        net, x = nn.TransformerEncoder(layer, 3), torch.randn(2, 4, 16)
+    plain = deepcopy(net)
+    gates = Gates(net, find_units(net, x))
+    gates.draw = lambda: frozenset(gates.removed)
+    gates.remove_(0)
+    assert len(list(net.parameters())) == len(list(plain.parameters())) * 2 // 3
+    assert net.state_dict().keys() == {name for name in plain.state_dict() if "layers.0." not in name}
+    with bypassed(plain, gates.chain, {0}):
+        expected = plain(x)
+    for mode in (True, False):
+        assert torch.allclose(net.train(mode)(x), expected, atol=1e-6)
+    assert torch.allclose(gates.finished()(x), expected, atol=1e-6)
+    assert torch.allclose(net(x), expected, atol=1e-6)
 
 
 def test_a_network_that_has_changed_its_dtype_is_finished_in_it():

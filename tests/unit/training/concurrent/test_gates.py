@@ -127,6 +127,7 @@ def sets_of(chain):
 
 def recorded(gates, model, example, off):
     """Call a gated network with just these units left out; return its outputs and its random states."""
+    gates.forget()
     gates.draw = lambda: frozenset(off)
     with noted(model) as states:
         outputs = call(model, deepcopy(example))
@@ -391,6 +392,101 @@ def test_gates_that_are_closed_after_an_interrupted_call_leave_nothing_behind(to
     assert not any("forward" in vars(module) for module in toy.modules())
 
 
+@pytest.mark.parametrize("off", [(), (1,)])
+def test_after_an_interrupted_call_units_can_leave(toy, x, off):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    plain, gates = deepcopy(toy), Gates(toy, find_units(toy, x))
+    gates.draw = lambda: frozenset(off)
+    handle = toy.head.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        toy.train()(x)
+    handle.remove()
+    for index in (1, 2):
+        gates.remove_(index)
+    small = gates.finished()
+    with bypassed(plain, gates.chain, (1, 2)):
+        assert torch.equal(small.eval()(x), plain.eval()(x))
+
+
+def test_a_removal_that_is_interrupted_has_happened(toy, x, monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    plain = deepcopy(toy)
+    gates = Gates(toy, find_units(toy, x))
+    with monkeypatch.context() as patched:
+        patched.setattr("shoal.training.concurrent.gates.Emptied", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            gates.remove_(2, torch.optim.SGD(toy.parameters(), lr=0.1))
+    assert (gates.removed, sorted(gates.theta)) == ([2], [0, 1, 3, 4, 5])
+    with bypassed(plain, gates.chain, {2}):
+        assert torch.equal(toy.eval()(x), plain.eval()(x))
+        assert torch.equal(gates.finished().eval()(x), plain(x))
+
+
+def test_a_network_that_has_gates_gets_no_others(toy, x):
+    gates = Gates(toy, find_units(toy, x))
+    with pytest.raises(ConfigError, match=r"a Toy that has gates already. finish\(\) or close\(\)"):
+        Gates(toy, gates.chain)
+    Gates(deepcopy(toy), gates.chain).close()
+    gates.close()
+    Gates(toy, gates.chain).close()
+
+
+def test_a_network_for_several_devices_is_refused(toy, x):
+    chain = find_units(toy, x)
+    with pytest.raises(ConfigError, match=r"gates on a DataParallel: give the network inside, `.module`"):
+        Gates(nn.DataParallel(toy), chain)
+
+
+def test_a_network_that_is_compiled_later_is_refused(toy, x):
+    gates = Gates(toy, find_units(toy, x))
+    toy.compile(backend="eager")
+    with pytest.raises(ConfigError, match="call a gated Toy that is compiled as a whole"):
+        toy.train()(x)
+    gates.close()
+
+
+def test_calls_between_two_steps_have_one_draw(toy, x):
+    gates = Gates(toy.train(), find_units(toy, x), start=0.5)
+    drawn = set()
+    for _ in range(20):
+        found = []
+        for _ in range(3):
+            toy(x)
+            found.append(gates.off)
+        assert len({*found}) == 1
+        drawn |= {*found}
+        gates.forget()
+    assert len(drawn) > 5
+
+
+def test_mixtures_of_experts_are_asked_without_their_routing():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.MixtralConfig(
+        vocab_size=32,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        num_local_experts=2,
+        output_router_logits=True,
+    )
+    torch.manual_seed(0)
+    model, ids = transformers.MixtralForCausalLM(config).train(), torch.randint(0, 32, (2, 8))
+    gates = Gates(model, find_units(model, {"input_ids": ids}))
+    gates.draw = lambda: frozenset({1})
+    outputs = model(input_ids=ids, labels=ids)
+    assert outputs.router_logits
+    for off in ({1}, {1, 2}, {2}):
+        assert torch.equal(gates.replayed(off).logits, outputs.logits) == (off == {1})
+    assert config.output_router_logits
+    gates.close()
+
+
 def test_closed_gates_leave_an_ordinary_network(toy, x):
     plain = deepcopy(toy)
     gates = Gates(toy, find_units(toy, x), start=0.01)
@@ -461,16 +557,19 @@ class Several(nn.Module):
         return x
 
 
-def test_arguments_by_place_and_by_name_are_refused_where_the_forward_does_not_name_them():
+def test_arguments_are_given_as_they_were_by_place_or_by_name():
     net = Several()
     x = torch.randn(2, 4)
     gates = Gates(net, find_units(net, (x, x)))
-    net.train()(x, x)
-    assert torch.equal(gates.replayed(gates.off), gates.outputs)
-    with pytest.raises(
-        ConfigError, match="2 arguments by place and scale by name: its forward names 0 of them"
-    ):
-        net(x, x, scale=2.0)
+    given = []
+    net.register_forward_pre_hook(lambda _, args: given.append(len(args)))
+    for _ in range(2):
+        net.train()(x, x, scale=2.0)
+        assert torch.equal(gates.replayed(gates.off), gates.outputs)
+        gates.forget()
+    assert given == [2] * 4
+    net(x, x, scale=2.0)
+    assert list(gates.inputs) == ["0", "1", "scale"]
 
 
 def test_labels_given_by_place_are_seen():

@@ -1,4 +1,4 @@
-"""To go into tests/unit/training/test_concurrent.py (or test_gates.py)."""
+"""Units whose activations are computed again in the backward pass, one by one or several at a time."""
 
 from __future__ import annotations
 
@@ -23,26 +23,32 @@ class Block(nn.Module):
 
 
 class Net(nn.Module):
-    """Blocks whose activations are computed again in the backward pass, unless `reentrant` is None."""
+    """Blocks whose activations are computed again in the backward pass, so many at a time, unless `reentrant`
+    is None.
+    """
 
-    def __init__(self, reentrant: bool | None) -> None:
+    def __init__(self, reentrant: bool | None, together: int = 1) -> None:
         super().__init__()
+        self.together = together
         torch.manual_seed(0)
         self.stem, self.head, self.reentrant = nn.Linear(4, 8), nn.Linear(8, 3), reentrant
         self.blocks = nn.ModuleList(Block() for _ in range(5))
 
     def forward(self, inputs: Tensor) -> Tensor:
         hidden = self.stem(inputs)
-        for block in self.blocks:
+        for first in range(0, len(self.blocks), self.together):
+            several = nn.Sequential(*self.blocks[first : first + self.together])
             if self.reentrant is None:
-                hidden = block(hidden)
+                hidden = several(hidden)
             else:
-                hidden = checkpoint(block, hidden, use_reentrant=self.reentrant)
+                hidden = checkpoint(several, hidden, use_reentrant=self.reentrant)
         return self.head(hidden)
 
 
-def trained(reentrant: bool | None, estimator: str, *, looks: bool) -> list[Tensor]:
-    net = Net(reentrant).train()
+def trained(
+    reentrant: bool | None, estimator: str, *, looks: bool, together: int = 1, calls: int = 1
+) -> list[Tensor]:
+    net = Net(reentrant, together).train()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05)
     settings = ConcurrentSettings(start=0.5, estimator=estimator)  # type: ignore[arg-type]
     pruner = ConcurrentPruner(
@@ -52,7 +58,7 @@ def trained(reentrant: bool | None, estimator: str, *, looks: bool) -> list[Tens
     for _ in range(30):
         inputs = torch.randn(16, 4)
         labels = (inputs.sum(1) > 0).long()
-        loss = nn.functional.cross_entropy(net(inputs), labels)
+        loss = sum(nn.functional.cross_entropy(net(inputs), labels) for _ in range(calls))
         if looks:
             with torch.no_grad():
                 net.eval()(inputs)
@@ -67,13 +73,14 @@ def trained(reentrant: bool | None, estimator: str, *, looks: bool) -> list[Tens
 @pytest.mark.parametrize("reentrant", [False, True])
 @pytest.mark.parametrize("estimator", ["flip", "slope"])
 @pytest.mark.parametrize("looks", [False, True])
+@pytest.mark.parametrize(("together", "calls"), [(1, 1), (2, 1), (3, 2), (5, 2)])
 def test_activations_that_are_computed_again_change_nothing(
-    reentrant: bool, estimator: str, looks: bool
+    reentrant: bool, estimator: str, looks: bool, together: int, calls: int
 ) -> None:
     with warnings.catch_warnings():
         # Torch says so of every reentrant checkpoint that runs without gradients.
         warnings.filterwarnings("ignore", message="None of the inputs have requires_grad")
-        again = trained(reentrant, estimator, looks=looks)
-    kept = trained(None, estimator, looks=looks)
+        again = trained(reentrant, estimator, looks=looks, together=together, calls=calls)
+    kept = trained(None, estimator, looks=looks, together=together, calls=calls)
     assert len(again) == len(kept)
     assert all(torch.equal(one, other) for one, other in zip(again, kept, strict=True))

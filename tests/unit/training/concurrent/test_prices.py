@@ -250,3 +250,15 @@ def test_prices_are_numbers_or_quantities(given, levels):
 def test_what_is_no_price_is_said(given):
     with pytest.raises(ConfigError, match=r"asked for a price of .*params=0.3, latency=0.1"):
         Price.parse(given)
+
+
+@pytest.mark.parametrize("levels", [(), (("macs", -1.0),), (("macs", math.nan),), (("size", 1.0),)])
+def test_a_price_is_one_however_it_is_made(levels):
+    with pytest.raises(ConfigError, match=r"asked for a price of .*params=0.3, latency=0.1"):
+        Price(levels)
+    with pytest.raises(ConfigError, match="which names a quantity twice"):
+        Price((("macs", 1.0), ("macs", 1.0)))
+
+
+def test_prices_that_differ_in_the_last_digit_are_written_as_others():
+    assert str(Price.parse("0.12345678")) != str(Price.parse("0.12345679"))

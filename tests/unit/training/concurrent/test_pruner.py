@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import warnings
 from copy import deepcopy
@@ -149,9 +150,9 @@ def test_at_too_high_a_price_one_unit_of_a_stage_stays_with_a_warning():
     [
         ({}, "budget=None and price=None: one of them works"),
         ({"budget": "units=2", "price": 0.1}, "budget=units=2 and price=0.1"),
-        ({"price": -1.0}, "asked for a price of -1.0"),
+        ({"price": -1.0}, "asked for a price of 'macs=-1.0'"),
         ({"price": float("nan")}, "asked for a price of nan"),
-        ({"price": 0.1, "steps": 0}, "a training of 0 steps: 1 or more works"),
+        ({"price": 0.1, "steps": 0}, "a training of 0 steps: a whole number from 1"),
     ],
 )
 def test_what_cannot_be_asked_is_refused(asked, message):
@@ -237,6 +238,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, carried, m
     assert resumed.gates.theta == pruner.gates.theta
     assert resumed.gates.removed == pruner.gates.removed
     assert resumed.progress() == pruner.progress()
+    assert (resumed.trace, resumed.removed_at) == (pruner.trace, pruner.removed_at)
+    assert resumed.plan() == pruner.plan()
     assert resumed.decisions.worth == pruner.decisions.worth
     assert equal(dict(resumed.finish().state_dict()), dict(pruner.finish().state_dict()))
 
@@ -432,10 +435,57 @@ def test_training_that_ends_before_a_unit_was_asked_is_not_guessed_at():
         pruner.finish()
 
 
-def test_all_units_are_asked_before_prices_begin():
-    net, optimizer, pruner = start(100, budget="units=3", settings={"warmup": 0.1})
-    train(net, random_batches(10), optimizer, pruner)
-    assert all(gain.count for gain in pruner.decisions.gains.values())
+def test_all_units_are_asked_before_prices_begin_and_before_gates_are_settled():
+    settings = {"warmup": 0.1, "window": 0.3, "probes": 1, "every": 1000}
+    net, optimizer, pruner = start(100, budget="units=3", settings=settings)
+    counts = []
+    for batch in random_batches(31):
+        train(net, [batch], optimizer, pruner)
+        counts.append([gain.count for gain in pruner.decisions.gains.values()])
+    assert [counts[at] for at in (8, 9, 28, 29, 30)] == [[0] * 6, [1] * 6, [1] * 6, [2] * 6, [2] * 6]
+    assert pruner.plan().predicted["asked"] == {str(index): 2 for index in range(6)}
+
+
+def test_a_step_that_is_refused_costs_nothing():
+    saved = []
+    for faults in (0, 3):
+        settings = {"warmup": 0.0, "probes": 1, "every": 1}
+        net, optimizer, pruner = start(100, budget="units=3", settings=settings)
+        for _ in range(faults):
+            net(torch.full((4, 64), math.nan))
+            with pytest.raises(DataError, match="the loss of the batch is nan"):
+                pruner.step((torch.zeros(4, 64), torch.zeros(4, dtype=torch.long)))
+        train(net, random_batches(1), optimizer, pruner)
+        saved.append(pruner.progress().saved)
+    assert saved[1] == pytest.approx(saved[0], abs=0.1)
+
+
+def test_units_that_have_left_do_not_come_back():
+    _, _, pruner = start(100, budget="units=3")
+    state = pruner.state_dict()
+    pruner.gates.remove_(2)
+    with pytest.raises(ConfigError, match=r"in which units \[2\] were there: they have left this network"):
+        pruner.load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"budget": "units=3"}, "6 of 6 units, 100% of MACs, 0% of the training saved"),
+        ({"price": "params=0.1"}, "6 of 6 units, 100% of params, 100% of MACs, 0% of the training saved"),
+        ({"price": "params=0.1,macs=0.1"}, "6 of 6 units, 100% of MACs, 0% of the training saved"),
+    ],
+)
+def test_the_status_names_what_costs(asked, words):
+    _, _, pruner = start(100, **asked)
+    assert pruner.status() == words
+
+
+def test_what_asking_costs_on_top_is_not_called_saved():
+    settings = {"warmup": 0.0, "probes": 6, "start": 0.999}
+    net, optimizer, pruner = start(100, budget="units=6", settings=settings)
+    train(net, random_batches(1), optimizer, pruner)
+    assert pruner.status().endswith("% of the training on top")
 
 
 def test_units_without_which_the_loss_is_infinite_go_last():
