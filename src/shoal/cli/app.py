@@ -32,7 +32,7 @@ from shoal.cli import (
 )
 from shoal.cli.command import add_verb
 from shoal.cli.console import TerminalReporter, show_warnings
-from shoal.cli.exits import Exits
+from shoal.cli.exits import Exits, Interrupted
 from shoal.errors import ConfigError, ShoalWarning
 from shoal.launchers import is_main, started
 from shoal.processes import together
@@ -96,7 +96,10 @@ def _launched(name: str, work: Callable[[Any], None]) -> Callable[[Any], None]:
     @wraps(work)
     def run_verb(options: Any) -> None:
         if started() == 1:
-            work(options)
+            try:
+                work(options)
+            except KeyboardInterrupt as error:
+                raise Interrupted(*error.args) from error
             return
         if name not in _SHARED:
             raise ConfigError(

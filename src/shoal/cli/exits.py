@@ -16,11 +16,15 @@ import typer
 from shoal.cli.console import say
 from shoal.errors import ShoalError, SurgeryError, VerificationError
 
-__all__ = ["FAILED", "INTERRUPTED", "WRONG", "Exits"]
+__all__ = ["FAILED", "INTERRUPTED", "WRONG", "Exits", "Interrupted"]
 
 FAILED, WRONG, INTERRUPTED = 1, 2, 130
 # Newer typer carries a copy of click of its own, so its exceptions are found by what it exports.
 _Usage = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "UsageError")
+
+
+class Interrupted(BaseException):
+    """Work that Ctrl-C has stopped, and in words how far it was; typer keeps the code of others alone."""
 
 
 class Exits:
@@ -55,8 +59,8 @@ class Exits:
         return True
 
     def _report(self, error: BaseException) -> int:
-        if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-            say("interrupted.")
+        if isinstance(error, (Interrupted, KeyboardInterrupt, typer.Abort)):
+            say(f"{str(error) or 'interrupted'}.")
             return INTERRUPTED
         if isinstance(error, BrokenPipeError):
             # Whoever read our output has gone; Python would complain when it flushes at exit.

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from shoal.cli.command import Flag
-from shoal.cli.files import beside, read_json
+from shoal.cli.files import read_json
 from shoal.cli.loading import example_of, open_data, open_model
-from shoal.cli.outcome import Outcome, TrainingOptions, judged_by, measured, written
+from shoal.cli.outcome import Outcome, TrainingOptions, checkpoint_of, judged_by, measured, written
 from shoal.cli.settings import changed, show_settings
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def run(options: Options) -> None:
     format = "auto" if loaded.folder is None else format_of(loaded.folder)
     teacher = None if options.teacher is None else open_model(options, options.teacher).model
     data, judged = open_data(options, loaded), judged_by(options, loaded)
-    checkpoint = beside(options.output, "heal.safetensors")
+    checkpoint = checkpoint_of(options, "heal")
     healed = heal(
         loaded.model,
         data.batches,

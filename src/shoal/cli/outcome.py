@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from shoal.cli.command import Flag
 from shoal.cli.console import note, show_json, show_table
+from shoal.cli.files import beside
 from shoal.cli.loading import open_more_data
 from shoal.cli.options import DataOptions, ModelOptions
+from shoal.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from shoal.result import Measurement
     from shoal.surgery import Verification
 
-__all__ = ["Outcome", "TrainingOptions", "judged_by", "measured", "written"]
+__all__ = ["Outcome", "TrainingOptions", "checkpoint_of", "judged_by", "measured", "written"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,9 +78,37 @@ class Outcome:
             note(each)
 
 
+def checkpoint_of(options: TrainingOptions, name: str) -> Path:
+    """Return the file beside the output from which training goes on, and say so where there is none to."""
+    path = beside(options.output, f"{name}.safetensors")
+    if options.resume and not path.exists():
+        note(f"there is no checkpoint {path} to resume from: training begins anew")
+    return path
+
+
 def judged_by(options: TrainingOptions, loaded: LoadedModel) -> Data | None:
-    """Return the data of `--eval-data`; None where it is not given."""
-    return None if options.eval_data is None else open_more_data(options.eval_data, options, loaded)
+    """Return the data of `--eval-data`, its first batch tried; None where it is not given.
+
+    Raises:
+        ConfigError, DataError: If it cannot be opened, or the network cannot be judged by it.
+    """
+    if options.eval_data is None:
+        return None
+    from shoal.calling import check_batches
+    from shoal.measurement import evaluate_quality
+
+    data = open_more_data(options.eval_data, options, loaded)
+    asked = f"asked to judge {options.model} by --eval-data {options.eval_data}"
+    try:
+        evaluate_quality(loaded.model, [next(iter(check_batches(data.batches)))])
+    except DataError as error:
+        raise DataError(f"{asked}, and its first batch does not work: {error}") from error
+    except (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{asked}: the network fails on its first batch ({str(error).strip()}). Samples of the shape and "
+            "kind that it is trained on, with their labels, work."
+        ) from error
+    return data
 
 
 def measured(

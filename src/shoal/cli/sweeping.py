@@ -161,6 +161,7 @@ def _check_goals(training: Training, runs: Mapping[str, Options]) -> None:
                 budget=each.budget,
                 price=each.price,
                 shortcuts=each.shortcuts,
+                granularity=each.granularity,
             )
 
 
@@ -218,8 +219,8 @@ def _drawn(path: Path, points: Sequence[FrontRun], quantity: str) -> Sequence[Pa
     except MissingExtraError as error:
         note(f"no picture of the front: {error}")
         return ()
-    if not points or points[0].quality is None:
-        note("no picture of the front: no quality was measured; --eval-data says on which data")
+    if not points or any(point.quality is None for point in points):
+        note("no picture of the front: no quality was measured of all; --eval-data says on which data")
         return ()
     return save_figure(front_figure(points, across="macs" if quantity == "price" else quantity), path)
 

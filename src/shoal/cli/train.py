@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from shoal.cli.command import Flag
-from shoal.cli.options import FormatOptions
+from shoal.cli.options import FormatOptions, UnitOptions
 from shoal.cli.outcome import TrainingOptions
 from shoal.cli.settings import show_settings
 
@@ -22,7 +22,7 @@ def list_settings() -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FormatOptions, TrainingOptions):
+class Options(UnitOptions, FormatOptions, TrainingOptions):
     """What `shoal train` takes.
 
     Attributes:
@@ -35,6 +35,8 @@ class Options(FormatOptions, TrainingOptions):
             macs=0.3,0.5,0.7 or price=0.03,0.1,0.3, each into a folder of its own in the output.
         shortcuts: For plain networks (VGG, LeNet, MLP): add a path around every layer, so that any may
             go, and fold what is left of them at the end.
+        granularity: What may leave: block, or sublayer for attention and MLP alone where blocks consist of
+            them; Hugging Face models need --format torch for it.
         fresh: Begin with fresh random weights, not with those that the network comes with.
         epochs: How often the data is gone through.
         steps: Steps after which to stop, in place of epochs.
@@ -54,6 +56,7 @@ class Options(FormatOptions, TrainingOptions):
     price: str | None = None
     sweep: Annotated[str | None, Flag(metavar="QUANTITY=VALUE,…")] = None
     shortcuts: bool = False
+    granularity: Literal["block", "sublayer"] = "block"
     fresh: bool = False
     epochs: int = 10
     steps: int | None = None
@@ -72,15 +75,17 @@ def run(options: Options) -> None:
     """Train a network, from its weights or from fresh ones, and drop the layers that are not worth their
     price on the way, so that training ends with a shallower network.
 
-    A checkpoint stands beside the output until it is done; --resume goes on from it.
+    A checkpoint stands beside the output until it is done; Ctrl-C writes it too, and --resume goes on from
+    it.
     """
     from shoal.cli.sweeping import sweep
-    from shoal.cli.training import Training, check_figures
+    from shoal.cli.training import Training, check_figures, check_goal
     from shoal.surgery import check_target
 
     if options.sweep is not None:
         sweep(options, options.sweep)
         return
+    check_goal(options)
     check_target(options.output, overwrite=options.overwrite)
     check_figures(options)
     trained = Training.of(options).once(options)

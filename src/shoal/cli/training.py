@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from shoal.cli.console import note, show_table
-from shoal.cli.files import beside, check_file_target
+from shoal.cli.files import check_file_target
 from shoal.cli.loading import example_of, open_data, open_model
-from shoal.cli.outcome import Outcome, judged_by, measured, written
+from shoal.cli.outcome import Outcome, checkpoint_of, judged_by, measured, written
 from shoal.cli.settings import changed
 from shoal.errors import ConfigError
 
@@ -25,9 +25,11 @@ if TYPE_CHECKING:
     from shoal.training import ConcurrentSettings, FitSettings, TrainingResult
     from shoal.training.concurrent.trace import Trace
 
-__all__ = ["Trained", "Training", "check_figures"]
+__all__ = ["Trained", "Training", "check_figures", "check_goal"]
 
 _FIGURE = "gates"
+# With fewer batches that a unit was asked on, what it is worth is hardly known.
+_FEWEST = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +59,14 @@ class Trained:
 
     def _notes(self) -> list[str]:
         notes = []
-        if self.told["asked"]["shortcuts"]:
+        asked = self.told["asked"]
+        if asked["shortcuts"]:
             before, after = self.outcome.before, self.outcome.after
+            goal = (
+                "" if asked["budget"] is None else f"asked for was {asked['budget']} of the plain network; "
+            )
             notes.append(
-                "the plan counts the paths around layers; once they are folded "
+                f"{goal}the plan counts the paths around layers; once they are folded "
                 f"{after.params / before.params:.0%} of the plain network's parameters and "
                 f"{after.macs / before.macs:.0%} of its MACs are left"
             )
@@ -68,6 +74,13 @@ class Trained:
             saved = self.told["pruning"]["saved"]
             what = "was saved" if saved >= 0 else "came on top, for asking units what they are worth"
             notes.append(f"{abs(saved):.0%} of the training compute of the whole network {what}, in MACs")
+        asked_of = self.plan.predicted.get("asked", {})
+        left = self.plan.removed if asked_of else ()
+        if unsure := sum(asked_of.get(str(index), 0) < _FEWEST for index in left):
+            notes.append(
+                f"{unsure} of the {len(left)} units that left were asked on fewer than {_FEWEST} batches "
+                "what they are worth: close to chance; more steps say more"
+            )
         return notes
 
 
@@ -101,17 +114,17 @@ class Training:
         """
         gates = _gates(options)
         from shoal.data import reshuffled
-        from shoal.surgery import check_format
 
         loaded = open_model(options)
-        check_format(loaded.model, options.format)
         data = open_data(options, loaded)
+        example = example_of(data, loaded.model, 1)
+        _check_format(options, loaded, example)
         return cls(
             loaded=loaded,
             batches=reshuffled(data, augment=options.augment),
             described=data.description,
             judged=judged_by(options, loaded),
-            example=example_of(data, loaded.model, 1),
+            example=example,
             gates=gates,
             fitting=_fitting(options, loaded),
         )
@@ -121,7 +134,7 @@ class Training:
         from shoal.processes import together
         from shoal.training import train
 
-        checkpoint = beside(options.output, "train.safetensors")
+        checkpoint = checkpoint_of(options, "train")
         found = train(
             self.loaded.model,
             self.batches,
@@ -133,6 +146,7 @@ class Training:
             fit_settings=self.fitting,
             fresh=options.fresh,
             shortcuts=options.shortcuts,
+            granularity=options.granularity,
             checkpoint=checkpoint,
             resume=options.resume,
         )
@@ -163,8 +177,8 @@ class Training:
         """Return what decides what a training comes to, as JSON values."""
         from shoal.surgery.record import plain
 
-        names = ["model", "dtype", "data", "num_samples", "batch_size", "augment"]
-        names += ["method", "budget", "price", "fresh", "shortcuts"]
+        names = ["model", "dtype", "data", "eval_data", "num_samples", "batch_size", "augment"]
+        names += ["method", "budget", "price", "granularity", "fresh", "shortcuts"]
         settings = {
             "fitting": asdict(self.fitting),
             "gates": None if self.gates is None else asdict(self.gates),
@@ -183,6 +197,21 @@ class Training:
             "fresh_weights": options.fresh,
             "asked": self.asked(options),
         }
+
+
+def check_goal(options: Options) -> None:
+    """Check that one thing is asked for, in the words in which it is typed.
+
+    Raises:
+        ConfigError: If not.
+    """
+    given = [name for name in ("budget", "price") if getattr(options, name) is not None]
+    if options.method == "concurrent" and len(given) != 1:
+        found = "--budget and --price at once" if given else "neither --budget nor --price"
+        raise ConfigError(
+            f"asked to train with {found}: one of them works, --budget macs=0.5 or --price 0.1; or --sweep, "
+            "for several in turn; or --method dense, for the whole network."
+        )
 
 
 def check_figures(options: Options) -> None:
@@ -207,6 +236,18 @@ def _draw(folder: Path, plan: Plan, trace: Trace) -> None:
 
     save_figure(gates_figure(plan, trace), folder / _FIGURE)
     note(f"figures written to {folder}")
+
+
+def _check_format(options: Options, loaded: LoadedModel, example: Inputs) -> None:
+    """Check, before long work is begun, that what training may end with can be written."""
+    from shoal.architectures import find_units
+    from shoal.surgery import check_format
+
+    going = []
+    if options.granularity != "block":
+        chain = find_units(loaded.model, example, granularity=options.granularity)
+        going = [unit for unit in chain if unit.removable]
+    check_format(loaded.model, options.format, going)
 
 
 def _gates(options: Options) -> ConcurrentSettings | None:
@@ -239,6 +280,6 @@ def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
         weight_decay=options.weight_decay,
         warmup=0.05,
         seed=options.seed,
-        purpose=f"{options.data}, augment={options.augment}",
+        purpose={"data": options.data, "augment": options.augment},
         **given,
     )

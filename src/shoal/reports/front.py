@@ -108,12 +108,14 @@ def _row(run: FrontRun, quality: str | None) -> tuple[str, ...]:
         f"{run.units} of {run.whole}",
         ratio_text(run.before.params, run.after.params),
         ratio_text(run.before.macs, run.after.macs),
-        *([_figure(quality, run.after.quality[quality])] if quality else []),
+        *([_figure(quality, run.after.quality.get(quality))] if quality else []),
         "-" if run.saved is None else f"{run.saved:.0%}",
     )
 
 
-def _figure(name: str, value: float) -> str:
+def _figure(name: str, value: float | None) -> str:
+    if value is None:
+        return "-"
     return f"{100 * value:.1f} %" if name == "accuracy" else number_text(value)
 
 

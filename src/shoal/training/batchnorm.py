@@ -89,8 +89,9 @@ def single_values_explained(asked: str) -> Iterator[None]:
         if not str(error).startswith("Expected more than 1 value per channel"):
             raise
         raise DataError(
-            f"asked to {asked}: it has one value per channel, and a variance needs two ({error}). Larger "
-            "batches work."
+            f"asked to {asked}: it has one value per channel, and a variance needs two ({error}). Batches of "
+            "two samples or more work. Where one sample is left over for the last batch, another batch size "
+            "(--batch-size) works, or data of another length (--num-samples; drop_last=True of a DataLoader)."
         ) from error
 
 

@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 VERSION = "3"
+_WORDS = {"total": "steps in all"}
+_SIZES = "As many epochs have other steps with another batch size or number of samples. "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,15 +165,15 @@ def _check_header(path: Path, header: Mapping[str, str], settings: Mapping[str, 
         )
     # Through JSON, so that tuples and lists compare equal.
     before, now = json.loads(header["settings"]), json.loads(json.dumps(dict(settings)))
-    changed = [
-        f"{name} {before.get(name)!r} -> {now.get(name)!r}"
-        for name in sorted({*before, *now})
-        if before.get(name) != now.get(name)
-    ]
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     if changed:
+        told = ", ".join(
+            f"{_WORDS.get(name, name)} {before.get(name)!r} -> {now.get(name)!r}" for name in changed
+        )
+        why = _SIZES if changed == ["total"] else ""
         raise ConfigError(
-            f"asked to resume from {path} with other settings: {', '.join(changed)}. Resume with the "
-            "settings of the checkpoint, or start again without resuming."
+            f"asked to resume from {path} with other settings: {told}. {why}Resume with the settings of the "
+            "checkpoint, or start again without resuming."
         )
 
 

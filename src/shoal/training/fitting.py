@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,11 +38,15 @@ from shoal.training.checkpoint import EpochReport, TrainingState, load_state_, s
 from shoal.training.optimisation import FitSettings, learning_rate, make_optimizer
 from shoal.training.protocols import Objective, Pruner
 from shoal.training.sharing import own_batches, share_gradients_, share_statistics_, total_steps
+from shoal.training.stopping import stoppable
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 __all__ = ["FitReport", "fit"]
+
+# Seconds after which one process saves, whatever the steps; longer where writing takes long.
+_SAVED_EVERY, _WRITES = 60.0, 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +93,8 @@ def fit(
         settings: How to train.
         objective: The loss of one batch.
         pruner: Takes units out of the network between gradients and step.
-        checkpoint: A file for the state of the run, written every so many steps and at the end.
+        checkpoint: A file for the state of the run, written every so many steps, in one process every
+            minute too, at the end, and when Ctrl-C stops the run.
         resume: Whether to go on from that file if there is one; otherwise it is overwritten.
 
     Raises:
@@ -97,6 +102,7 @@ def fit(
         ConfigError: If nothing is trainable, the checkpoint does not fit, or the precision is not
             supported.
         MissingExtraError: If Accelerate is not installed.
+        KeyboardInterrupt: By Ctrl-C; with a checkpoint and in one process after the step in progress, saved.
     """
     optimizer = make_optimizer(model, settings)
     with (
@@ -141,6 +147,9 @@ class _Run:
         self.device = device_of(self.model)
         self.stepper = self.accelerator.prepare_optimizer(self.optimizer)
         self.loss = math.nan
+        self.alone = self.processes.count == 1
+        self.saved, self.patience = time.monotonic(), _SAVED_EVERY
+        self.stopping: Callable[[], bool] = lambda: False
         if self.pruner is not None:
             self.pruner.attach(self.optimizer)
 
@@ -160,11 +169,12 @@ class _Run:
 
     def finish(self, batches: Iterable[Batch]) -> FitReport:
         """Do all steps that are left."""
-        with task(self._told, self.total) as advance:
+        kept = self.alone and self.checkpoint is not None
+        with task(self._told, self.total) as advance, stoppable(wanted=kept) as self.stopping:
             advance(self.state.step)
             while self.state.step < self.total:
                 self._epoch(batches, advance)
-        self._save()
+            self._keep(now=True)
         return FitReport(steps=self.state.step, epochs=tuple(self.state.history), resumed_at=self.resumed_at)
 
     def _epoch(self, batches: Iterable[Batch], advance: Callable[[int], None]) -> None:
@@ -179,8 +189,7 @@ class _Run:
             advance(1)
             if state.step == self.total:
                 break
-            if state.step % self.settings.checkpoint_every == 0:
-                self._save()
+            self._keep(now=state.step % self.settings.checkpoint_every == 0)
         if state.batch == 0:
             raise DataError("asked to train: the batches were there once and are empty now. Pass a list.")
         report = EpochReport(
@@ -253,9 +262,23 @@ class _Run:
         )
 
     def _agreed(self) -> dict[str, Any]:
-        return asdict(self.settings) | {"total": self.total, "processes": self.processes.count}
+        return self.settings.agreed() | {"total": self.total, "processes": self.processes.count}
+
+    def _keep(self, *, now: bool) -> None:
+        """Save where it is time to, and stop where that was asked for."""
+        # Several processes save together, and have clocks of their own.
+        late = self.alone and time.monotonic() - self.saved >= self.patience
+        stopping = self.stopping()
+        if now or late or stopping:
+            self._save()
+        if stopping:
+            raise KeyboardInterrupt(
+                f"stopped after step {self.state.step:,} of {self.total:,}; --resume (in Python resume=True) "
+                "goes on from there"
+            )
 
     def _save(self) -> None:
+        begun = time.monotonic()
         share_statistics_(self.model, self.processes)
         if self.checkpoint is not None and self.processes.number == 0:
             if self.accelerator.scaler is not None:
@@ -263,3 +286,5 @@ class _Run:
             if self.pruner is not None:
                 self.state.pruning = self.pruner.state_dict()
             save_state(self.checkpoint, self.model, self.optimizer, self.state, self._agreed())
+        self.saved = time.monotonic()
+        self.patience = max(_SAVED_EVERY, _WRITES * (self.saved - begun))

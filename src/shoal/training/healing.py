@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from shoal.calling import Batch, Inputs, call, check_batches, evaluating
 from shoal.errors import ConfigError, DataError
-from shoal.journal import fingerprint
 from shoal.measurement import Loss, is_causal, sample_losses
 from shoal.plan import Plan
 from shoal.training.batchnorm import recalibrate_
@@ -94,7 +93,7 @@ class HealSettings:
         shared = {name: getattr(self, name) for name in names}
         others = {name: value for name, value in asdict(self).items() if name not in names}
         shared["lr"] = usual if self.lr is None else self.lr
-        return FitSettings(**shared, purpose=fingerprint("heal", sorted(others.items())))
+        return FitSettings(**shared, purpose=others)
 
 
 def heal(
@@ -188,7 +187,7 @@ class _Objective:
             raise DataError(
                 f"asked to heal on outputs of type {type(outputs).__name__} "
                 f"{'without' if labels is None else 'with'} labels: there is nothing to compute a loss "
-                "from. Labels, input_ids for a language model, `loss` or a `teacher` work."
+                "from. Labels, input_ids for a causal language model, `loss` or a `teacher` work."
             )
         if self.teacher is None:
             return task  # type: ignore[return-value]

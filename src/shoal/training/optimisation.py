@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
@@ -31,7 +32,7 @@ class FitSettings:
         mixed_precision: `no`, `bf16`, or `fp16` on a GPU.
         checkpoint_every: Steps between two checkpoints.
         seed: Seeds torch for the run; the state outside is restored after it.
-        purpose: Whatever else a resumed run must agree on, in words or as a hash.
+        purpose: Whatever else a resumed run must agree on: JSON values by their names, or in words.
     """
 
     epochs: int = 3
@@ -45,7 +46,7 @@ class FitSettings:
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
     checkpoint_every: int = 200
     seed: int = 0
-    purpose: str = ""
+    purpose: str | Mapping[str, Any] = field(default="", hash=False)
 
     def __post_init__(self) -> None:
         faults = [
@@ -70,6 +71,17 @@ class FitSettings:
         found = [fault for wrong, fault in faults if wrong]
         if found:
             raise ConfigError(f"asked to train with {'; '.join(found)}.")
+
+    def agreed(self) -> dict[str, Any]:
+        """Return by name all that a resumed run must agree on.
+
+        Example:
+            >>> FitSettings(purpose={"data": "digits"}).agreed()["data"]
+            'digits'
+        """
+        known = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "purpose"}
+        named = self.purpose if isinstance(self.purpose, Mapping) else {"purpose": self.purpose}
+        return {**named, **known}
 
 
 def make_optimizer(model: nn.Module, settings: FitSettings) -> Optimizer:

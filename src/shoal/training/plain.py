@@ -9,15 +9,16 @@ from dataclasses import replace
 
 from torch import nn
 
+from shoal.architectures import find_units
 from shoal.budget import Budget
 from shoal.calling import Inputs, describe_inputs
-from shoal.errors import ConfigError, ShoalWarning, UnitError
+from shoal.errors import BudgetError, ConfigError, ShoalWarning, UnitError
 from shoal.measurement import count_macs
 from shoal.plan import Plan
-from shoal.planners import is_enough
+from shoal.planners import Requirement, is_enough
 from shoal.surgery.shortcuts import with_shortcuts
 
-__all__ = ["absolute", "check_folded", "gated_copy", "plan_with_shortcuts"]
+__all__ = ["absolute", "check_folded", "gated_copy", "plan_with_shortcuts", "refusal"]
 
 
 def gated_copy(model: nn.Module, example: Inputs, *, seed: int) -> nn.Module:
@@ -43,6 +44,25 @@ def absolute(budget: Budget, plain: nn.Module, example: Inputs) -> Budget:
     return replace(budget, limit=budget.allowance(whole), relative=False)
 
 
+def refusal(budget: Budget, plain: nn.Module, gated: nn.Module, example: Inputs) -> BudgetError:
+    """Return what is said where a share of the plain network's parameters or MACs cannot be met.
+
+    Args:
+        budget: The share that was asked for.
+        plain: The network that came in.
+        gated: The same with shortcuts.
+        example: What both take.
+    """
+    chain = find_units(gated, example)
+    left = Requirement.of(chain, budget).remaining(chain.removable)
+    whole = _counted(budget, plain, example) or 1
+    asked = f"{budget} of {type(plain).__name__}, {budget.allowance(whole):,.0f} of {whole:,}"
+    return BudgetError(
+        f"asked for {asked}: with every layer gone that may, {left:,.0f} remain, as the paths around them "
+        f"count until they are folded; the least that can be asked for is {budget.nearest(left, whole)}."
+    )
+
+
 def check_folded(budget: Budget, plain: nn.Module, folded: nn.Module, example: Inputs) -> None:
     """Warn where a folded network has more parameters or MACs than a budget of the plain network allows."""
     whole, left = _counted(budget, plain, example), _counted(budget, folded, example)
@@ -55,7 +75,8 @@ def check_folded(budget: Budget, plain: nn.Module, folded: nn.Module, example: I
             f"folded it has {left:,} {budget.quantity}. A path that stays takes a layer of its own, or makes "
             "the next one larger; ask for less.",
             ShoalWarning,
-            stacklevel=3,
+            # The caller of `train`.
+            stacklevel=5,
         )
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,28 +14,24 @@ from shoal.architectures import find_units
 from shoal.architectures.initialisation import randomise_, seeded
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs, call, check_batches
-from shoal.errors import BudgetError, ConfigError, DataError
-from shoal.journal import fingerprint
+from shoal.errors import BudgetError, DataError
 from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.plan import Plan
 from shoal.processes import together
 from shoal.surgery.shortcut_folding import fold_shortcuts
 from shoal.training.batchnorm import recalibrate_
 from shoal.training.concurrent import ConcurrentPruner, ConcurrentSettings, PruningProgress
+from shoal.training.concurrent.price import Price
 from shoal.training.concurrent.trace import Trace
 from shoal.training.fitting import FitReport, fit
+from shoal.training.goals import METHODS, Goal, Start
 from shoal.training.optimisation import FitSettings
-from shoal.training.plain import absolute, check_folded, gated_copy, plan_with_shortcuts
+from shoal.training.plain import absolute, check_folded, gated_copy, plan_with_shortcuts, refusal
 from shoal.training.protocols import Objective
 from shoal.training.sharing import total_steps
+from shoal.units import Granularity
 
 __all__ = ["METHODS", "TrainingResult", "check_budget", "train"]
-
-METHODS = {
-    "concurrent": "a gate on every unit, which ends open or takes its unit out while the network is trained",
-    "dense": "control: the whole network, trained in the same way",
-}
-"""How networks may be trained, with a line of help each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +64,12 @@ def train(
     example: Inputs,
     method: str = "concurrent",
     budget: Budget | str | None = None,
-    price: float | str | None = None,
+    price: Price | float | str | None = None,
     fit_settings: FitSettings | None = None,
     settings: ConcurrentSettings | None = None,
     fresh: bool = False,
     shortcuts: bool = False,
+    granularity: Granularity = "block",
     loss: Loss | None = None,
     checkpoint: Path | None = None,
     resume: bool = False,
@@ -92,6 +88,7 @@ def train(
         settings: How gates are trained.
         fresh: Whether training begins with fresh random weights.
         shortcuts: Whether layers of a plain network get paths around them, folded at the end.
+        granularity: What may leave: `block`, or `sublayer` for attention and MLP alone, as `find_units`.
         loss: Called as `loss(outputs, labels)` in place of the usual losses.
         checkpoint: A file for the state of the run.
         resume: Whether to go on from that file if there is one.
@@ -111,8 +108,10 @@ def train(
         >>> len(found.model)
         2
     """
-    start = _Start(model=model, example=example, fresh=fresh, shortcuts=shortcuts)
-    goal = _Goal(method=method, budget=budget, price=price, settings=settings, loss=loss)
+    start = Start(model=model, example=example, fresh=fresh, shortcuts=shortcuts)
+    goal = Goal(
+        method=method, budget=budget, price=price, granularity=granularity, settings=settings, loss=loss
+    )
     return _Run(start, goal, fit_settings or FitSettings()).result(batches, checkpoint, resume=resume)
 
 
@@ -122,69 +121,33 @@ def check_budget(
     example: Inputs,
     method: str = "concurrent",
     budget: Budget | str | None = None,
-    price: float | str | None = None,
+    price: Price | float | str | None = None,
     shortcuts: bool = False,
+    granularity: Granularity = "block",
 ) -> None:
     """Check, before long training, that `train` can do what is asked; all arguments are its own.
 
     Raises:
         ConfigError, BudgetError, UnitError: As `train`.
     """
-    start = _Start(model=model, example=example, shortcuts=shortcuts)
-    run = _Run(start, _Goal(method=method, budget=budget, price=price), FitSettings())
+    start = Start(model=model, example=example, shortcuts=shortcuts)
+    goal = Goal(method=method, budget=budget, price=price, granularity=granularity)
+    run = _Run(start, goal, FitSettings())
     pruner = run.pruner(run.student()[0], steps=1)
     if pruner is not None:
         pruner.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Start:
-    """What training begins with."""
-
-    model: nn.Module
-    example: Inputs
-    fresh: bool = False
-    shortcuts: bool = False
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Goal:
-    """What training is to come to."""
-
-    method: str
-    budget: Budget | str | None
-    price: float | str | None
-    settings: ConcurrentSettings | None = None
-    loss: Loss | None = None
-
-    def check(self, precision: str) -> None:
-        """Check that it goes together."""
-        if self.method not in METHODS:
-            near = get_close_matches(self.method, METHODS, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"asked to train by the method {self.method!r}: {', '.join(METHODS)} work; the nearest is "
-                f"{near!r}."
-            )
-        if self.settings is not None and self.settings.estimator == "slope" and precision == "fp16":
-            raise ConfigError(
-                "asked to read gains off gradients (estimator=slope) in fp16, where losses are scaled: flip "
-                "works, and mixed_precision bf16 or no."
-            )
-        given = {"budget": self.budget, "price": self.price, "settings of gates": self.settings}
-        if self.method == "dense" and (idle := [name for name, value in given.items() if value is not None]):
-            raise ConfigError(f"asked for {', '.join(idle)} with the method dense, which removes nothing.")
 
 
 @dataclass(frozen=True)
 class _Run:
     """A training run, from a network to the one that it ends with."""
 
-    start: _Start
-    goal: _Goal
+    start: Start
+    goal: Goal
     fitting: FitSettings
 
     def __post_init__(self) -> None:
-        self.goal.check(self.fitting.mixed_precision)
+        self.goal.check(self.start, self.fitting.mixed_precision)
 
     def result(self, batches: Iterable[Batch], checkpoint: Path | None, *, resume: bool) -> TrainingResult:
         """Return what the run comes to."""
@@ -234,14 +197,12 @@ class _Run:
                 price=goal.price,
                 loss=goal.loss,
                 settings=goal.settings,
+                granularity=goal.granularity,
             )
         except BudgetError as error:
-            if budget == self.budget:
+            if self.budget is None or budget == self.budget:
                 raise
-            raise BudgetError(
-                f"{error} Asked for was {self.budget} of the plain network, and shortcuts count until they "
-                "are folded."
-            ) from error
+            raise refusal(self.budget, self.start.model, student, self.start.example) from error
 
     @property
     def budget(self) -> Budget | None:
@@ -257,14 +218,15 @@ class _Run:
         *,
         resume: bool,
     ) -> FitReport:
-        start, goal = self.start, self.goal
-        asked = (goal.method, str(goal.budget), goal.price, start.fresh, start.shortcuts)
+        own = self.fitting.purpose
+        named = own if isinstance(own, Mapping) else {"purpose": own}
+        purpose = {**named, **self.goal.agreed(self.start)}
         try:
             return fit(
                 student,
                 batches,
-                replace(self.fitting, purpose=fingerprint("train", *asked, self.fitting.purpose)),
-                objective=_objective(student, goal.loss),
+                replace(self.fitting, purpose=purpose),
+                objective=_objective(student, self.goal.loss),
                 pruner=pruner,
                 checkpoint=checkpoint,
                 resume=resume,
@@ -291,8 +253,9 @@ def _objective(student: nn.Module, loss: Loss | None) -> Objective:
         mean = batch_loss(call(model, inputs), inputs, labels, loss=loss, causal=causal)
         if mean is None:
             raise DataError(
-                "asked to train on batches from which no loss can be computed: pass (inputs, labels), text "
-                "for a language model, or loss=."
+                "asked to train on batches from which no loss can be computed: pass (inputs, labels), a dict "
+                "with labels, or loss=. Text alone gives a loss for causal language models only: a masked "
+                "one needs labels in its batches."
             )
         return mean
 

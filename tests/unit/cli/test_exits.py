@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from shoal.cli.console import show_warnings
-from shoal.cli.exits import Exits
+from shoal.cli.exits import Exits, Interrupted
 from shoal.errors import (
     BudgetError,
     ConfigError,
@@ -55,6 +55,11 @@ def test_what_nobody_foresaw_exits_with_1_in_one_line(capsys):
 def test_an_interruption_exits_with_130(interruption, capsys):
     assert leave_by(interruption) == 130
     assert capsys.readouterr().err == "interrupted.\n"
+
+
+def test_work_that_was_stopped_says_how_far_it_was(capsys):
+    assert leave_by(Interrupted("stopped after step 3 of 15")) == 130
+    assert capsys.readouterr().err == "stopped after step 3 of 15.\n"
 
 
 def test_debugging_shows_where_an_error_comes_from(capsys, monkeypatch):

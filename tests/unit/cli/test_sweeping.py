@@ -5,9 +5,11 @@ import sys
 import pytest
 from safetensors.torch import load_file
 
-from shoal.cli.sweeping import Sweep
+from shoal.cli.sweeping import Sweep, _drawn
 from shoal.cli.training import Training
 from shoal.errors import BudgetError, ConfigError, DataError
+from shoal.reports.front import FrontRun
+from shoal.result import Measurement
 
 TRAIN = "train net.py:make --data digits:train --num-samples 64 --batch-size 32 --epochs 4"
 SWEEP = f"{TRAIN} -o front --eval-data digits:test --sweep units=2,4"
@@ -75,6 +77,9 @@ def test_an_interrupted_sweep_goes_on_with_what_is_not_complete(shoal, place, st
     other = shoal(f"{SWEEP} --resume --seed 1")
     assert other.code == 2
     assert "units-2 in it was trained with another fitting and another gates" in other.err
+    other = shoal(f"{SWEEP} --resume --eval-data net.py:batches")
+    assert other.code == 2
+    assert "units-2 in it was trained with another eval_data." in other.err
     assert shoal(f"{SWEEP} --resume --seed 1 --overwrite").code == 0
     assert len(begun) == 5
 
@@ -91,6 +96,16 @@ def test_a_training_that_fails_is_told_and_the_others_are_kept(shoal, place, sto
     assert outcome.code == 1
     assert "failed: units=2: again" in outcome.out
     assert sorted(path.name for path in (place / "front").iterdir()) == ["front.json", "units-4"]
+
+
+def test_there_is_no_picture_where_one_was_not_judged(tmp_path, capsys):
+    known = Measurement(params=2, macs=2, quality={"loss": 1.0})
+    points = [
+        FrontRun(asked="a", model="net", units=1, whole=2, before=known, after=after)
+        for after in (known, Measurement(params=1, macs=1))
+    ]
+    assert _drawn(tmp_path / "front", points, "macs") == ()
+    assert "no quality was measured of all" in capsys.readouterr().err
 
 
 def test_without_quality_or_matplotlib_there_is_no_picture(shoal, place, monkeypatch):

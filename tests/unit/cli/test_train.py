@@ -1,6 +1,10 @@
 import json
+import signal
 
+import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from shoal import load
@@ -23,6 +27,13 @@ def test_training_ends_with_a_verified_folder_of_the_size_asked_for(shoal, place
     assert load("small") is not None
 
 
+@pytest.mark.parametrize(("steps", "told"), [("--steps 4", True), ("--steps 60 --set probes=4", False)])
+def test_choices_close_to_chance_are_called_that(shoal, steps, told):
+    outcome = shoal(f"{TRAIN} {steps} --budget units=4")
+    assert outcome.code == 0
+    assert ("units that left were asked on fewer than 10 batches" in outcome.err) is told
+
+
 def test_json_is_one_document(shoal):
     found = shoal(f"{TRAIN} --price 0.1 --json").json
     assert found["plan"]["budget"] is None
@@ -38,19 +49,83 @@ def test_the_whole_network_is_trained_as_a_control(shoal):
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(shoal, place, monkeypatch):
+    assert shoal(f"{TRAIN} --budget units=4 -o whole").code == 0
     step, taken = fitting._Run._step, []
 
     def interrupt(self, batch):
         taken.append(1)
         if len(taken) == 8:
-            raise KeyboardInterrupt
-        self.settings.__dict__["checkpoint_every"] = 1
+            signal.raise_signal(signal.SIGINT)
         return step(self, batch)
 
     monkeypatch.setattr(fitting._Run, "_step", interrupt)
-    assert shoal(f"{TRAIN} --budget units=4").code == 130
+    outcome = shoal(f"{TRAIN} --budget units=4")
+    assert outcome.code == 130
+    assert outcome.err.endswith(
+        "stopped after step 8 of 12; --resume (in Python resume=True) goes on from there.\n"
+    )
     assert not (place / "small").exists()
     assert (place / "small.train.safetensors").exists()
+    other = shoal(f"{TRAIN} --budget units=3 --augment --resume")
+    assert other.code == 2
+    assert "augment False -> True, budget 'units=4' -> 'units=3'" in other.err
+    assert shoal(f"{TRAIN} --budget units=4 --resume").code == 0
+    assert len(taken) == 12
+    whole, resumed = (load_file(place / name / "model.safetensors") for name in ("whole", "small"))
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_resuming_without_a_checkpoint_says_that_it_begins_anew(shoal):
+    outcome = shoal(f"{TRAIN} --budget units=4 --resume")
+    assert outcome.code == 0
+    assert (
+        "there is no checkpoint small.train.safetensors to resume from: training begins anew" in outcome.err
+    )
+
+
+EVALUATION = """
+import torch
+
+
+def narrow():
+    return [(torch.zeros(4, 1, 7, 7), torch.zeros(4, dtype=torch.long))]
+
+
+def unlabelled():
+    return [torch.zeros(4, 1, 8, 8)]
+"""
+
+
+@pytest.mark.parametrize("goal", ["--budget units=4", "--sweep units=2,4"])
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [("narrow", "the network fails on its first batch"), ("unlabelled", "without labels")],
+)
+def test_data_that_cannot_judge_is_refused_before_training(
+    shoal, place, files, monkeypatch, goal, made, message
+):
+    (place / "judge.py").write_text(EVALUATION)
+    monkeypatch.setattr(fitting._Run, "_step", lambda self, batch: pytest.fail("trained"))
+    outcome = shoal(f"{TRAIN} {goal} --eval-data judge.py:{made}")
+    assert outcome.code == 2
+    assert f"asked to judge net.py:make by --eval-data judge.py:{made}" in outcome.err
+    assert message in outcome.err
+    assert files() == ["judge.py", "net.py"]
+
+
+def test_a_language_model_loses_sublayers_in_the_format_that_can_hold_it(shoal, place, small_llama):
+    small_llama.save_pretrained(place / "llama")
+    np.savez(place / "ids.npz", input_ids=torch.randint(0, 64, (8, 12)).numpy())
+    typed = "train llama --data ids.npz --batch-size 2 --epochs 3 --granularity sublayer"
+    outcome = shoal(f"{typed} --budget units=9 -o small")
+    assert (outcome.code, (place / "small").exists()) == (2, False)
+    assert "--format torch" in outcome.err
+    assert shoal(f"{typed} --sweep units=9 -o front --format torch").code == 0
+    record = json.loads((place / "front" / "units-9" / "shoal.json").read_text())
+    assert len(record["plan"]["model"]["units"]) == 10
+    assert record["training"]["asked"]["granularity"] == "sublayer"
+    assert load(place / "front" / "units-9").config.num_hidden_layers == 5
+    assert shoal("verify front/units-9").code == 0
 
 
 PLAIN = """
@@ -71,6 +146,7 @@ def test_plain_networks_are_trained_with_paths_that_are_folded(shoal, place):
     typed = TRAIN.replace("net.py", "plain.py")
     outcome = shoal(f"{typed} --shortcuts --budget macs=0.7")
     assert outcome.code == 0
+    assert "asked for was macs=0.7 of the plain network" in outcome.err
     assert "once they are folded" in outcome.err
     assert shoal("verify small").code == 0
     assert {type(module) for module in load("small")} == {nn.Flatten, nn.Linear, nn.ReLU}
@@ -112,8 +188,10 @@ def test_the_settings_are_listed(shoal):
 @pytest.mark.parametrize(
     ("typed", "message"),
     [
-        ("", "one of them works"),
-        ("--budget units=4 --price 0.1", "one of them works"),
+        ("", "neither --budget nor --price: one of them works, --budget macs=0.5 or --price 0.1"),
+        ("--budget units=4 --price 0.1", "--budget and --price at once: one of them works"),
+        ("--budget units=4 --granularity layer", "'block', 'sublayer'"),
+        ("--method dense --granularity sublayer", "asked for granularity with the method dense"),
         ("--budget units=4 --method dens", "the nearest is 'dense'"),
         ("--budget units=4 --preset papr", "the preset 'papr'"),
         ("--budget units=4 --set prob=3", "the nearest is 'probes'"),

@@ -54,6 +54,11 @@ def test_the_table_shows_one_quality_where_there_is_one(quality, shown):
     assert "failed: macs=0.1: why" in table.notes
 
 
+def test_a_network_that_was_not_judged_has_a_dash():
+    table = front_table([run(), run(accuracy=0.9)], {})
+    assert [row[4] for row in table.rows] == ["-", "90.0 %"]
+
+
 def test_a_front_of_nothing_says_so():
     assert front_table([], {}).title == "Nothing: 0 trained"
 

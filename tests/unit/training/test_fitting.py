@@ -154,6 +154,16 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
         )
 
 
+def test_a_checkpoint_of_another_number_of_batches_is_told_as_such(tmp_path):
+    path, settings = tmp_path / "state.safetensors", FitSettings(epochs=2)
+    fit(network(), data(), settings, objective=cross_entropy, checkpoint=path)
+    told = (
+        r"steps in all 10 -> 6\. As many epochs have other steps with another batch size or number of samples"
+    )
+    with pytest.raises(ConfigError, match=told):
+        fit(network(), data(3), settings, objective=cross_entropy, checkpoint=path, resume=True)
+
+
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     path = tmp_path / "state.safetensors"
     fit(network(), data(), FitSettings(epochs=1), objective=cross_entropy, checkpoint=path)

@@ -139,7 +139,7 @@ def test_a_resumed_healing_equals_an_unbroken_one(small, teacher, batches, tmp_p
 def test_resuming_with_another_weight_of_the_teacher_is_refused(small, teacher, batches, tmp_path):
     path = tmp_path / "heal.safetensors"
     heal(small, batches, teacher=teacher, settings=HealSettings(epochs=1), checkpoint=path)
-    with pytest.raises(ConfigError, match="other settings: purpose"):
+    with pytest.raises(ConfigError, match="other settings: distil 0.5 -> 0.1"):
         heal(small, batches, teacher=teacher, settings=HealSettings(epochs=1, distil=0.1), checkpoint=path,
              resume=True)  # fmt: skip
 

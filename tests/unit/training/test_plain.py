@@ -1,5 +1,7 @@
 """Plain networks in a training run, in float64: what comes out is the folded form of what was trained."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -82,11 +84,34 @@ def test_other_budgets_stay_as_they_are(budget):
     assert absolute(Budget.parse(budget), vgg(), X[:1]) == Budget.parse(budget)
 
 
-def test_a_budget_that_cannot_be_met_is_told_with_the_share_that_was_asked_for():
-    with pytest.raises(
-        BudgetError, match=r"the least that can be asked for .* Asked for was macs=0.05 of the"
-    ):
-        run(budget="macs=0.05")
+@pytest.mark.parametrize("quantity", ["macs", "params"])
+def test_a_budget_that_cannot_be_met_is_told_with_the_least_share_that_can(quantity):
+    least = rf"asked for {quantity}=0.05 of Sequential, .* asked for is {quantity}=(0\.\d+)\."
+    with pytest.raises(BudgetError, match=least) as refused:
+        run(budget=f"{quantity}=0.05")
+    share = float(re.search(least, str(refused.value))[1])
+    assert run(budget=f"{quantity}={share}").plan.removed == (0, 1, 2, 3), "it can be asked for"
+    with pytest.raises(BudgetError, match="the least that can be asked for"):
+        run(budget=f"{quantity}={share - 0.002}")
+
+
+def test_a_number_that_cannot_be_met_is_told_with_the_least_number():
+    with pytest.raises(BudgetError, match=r"asked for macs=100: .* asked for is macs=\d+\.$"):
+        run(budget="macs=100")
+
+
+def test_a_warning_names_the_line_that_asked_for_the_training(monkeypatch):
+    monkeypatch.setattr(runs, "fold_shortcuts", lambda model: vgg((8, 8)))
+    with pytest.warns(ShoalWarning, match="folded it has") as warned:
+        train(
+            vgg(),
+            DATA,
+            example=X[:1],
+            shortcuts=True,
+            budget="params=0.5",
+            fit_settings=FitSettings(epochs=8),
+        )
+    assert [each.filename for each in warned] == [__file__]
 
 
 def test_a_folded_network_above_the_budget_is_told():
@@ -137,7 +162,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_unbroken_one(tmp_path, m
     assert found.report.resumed_at == 15
     assert found.plan == whole.plan
     assert torch.equal(weights(found.model), weights(whole.model))
-    with pytest.raises(ConfigError, match="with other settings: purpose"):
+    with pytest.raises(ConfigError, match="with other settings: budget 'units=2' -> 'units=3'"):
         train(vgg(), DATA, example=X[:1], resume=True, **{**options, "budget": "units=3"})
 
 

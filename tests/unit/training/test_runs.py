@@ -2,10 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from networks import NETWORKS
+from networks import NETWORKS, gpt2
 from shoal import Budget, find_units
 from shoal.errors import BudgetError, ConfigError, DataError, UnknownArchitectureError
 from shoal.training import ConcurrentSettings, FitSettings, TrainingResult, fitting, train
+from shoal.training.concurrent.price import Price
 from shoal.training.runs import METHODS, check_budget
 
 X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
@@ -135,8 +136,42 @@ def test_a_run_that_stops_leaves_no_hooks_on_the_network(monkeypatch):
 def test_other_budgets_do_not_resume(tmp_path):
     path = tmp_path / "state"
     run(checkpoint=path)
-    with pytest.raises(ConfigError, match="with other settings: purpose"):
+    with pytest.raises(ConfigError, match=r"with other settings: budget 'units=3' -> 'units=4'\. Resume"):
         run(checkpoint=path, resume=True, budget="units=4")
+
+
+def test_what_a_resumed_run_does_otherwise_is_told_by_its_name(tmp_path):
+    def fitting_on(data):
+        return FitSettings(epochs=10, lr=0.02, warmup=0.0, purpose={"data": data})
+
+    path = tmp_path / "state"
+    run(checkpoint=path, fit_settings=fitting_on("mine"), budget=None, price=0.1)
+    with pytest.raises(
+        ConfigError, match=r"data 'mine' -> 'yours', fresh False -> True, price 'macs=0.1' -> 'm"
+    ):
+        run(
+            checkpoint=path,
+            resume=True,
+            fit_settings=fitting_on("yours"),
+            budget=None,
+            price="0.2",
+            fresh=True,
+        )
+    with pytest.raises(ConfigError, match=r"method 'concurrent' -> 'dense', price 'macs=0.1' -> None"):
+        run(checkpoint=path, resume=True, fit_settings=fitting_on("mine"), budget=None, method="dense")
+    again = run(checkpoint=path, resume=True, fit_settings=fitting_on("mine"), budget=None, price="0.10")
+    assert again.report.resumed_at == 40
+
+
+def test_sublayers_leave_by_themselves():
+    model, example = gpt2()
+    batches = [{"input_ids": example["input_ids"]}] * 4
+    units = find_units(model, example, granularity="sublayer")
+    asked = {"budget": f"units={len(units) - 1}", "fit_settings": FitSettings(epochs=4)}
+    found = train(model, batches, example=example, granularity="sublayer", **asked)
+    assert found.plan.model.units == tuple(unit.name for unit in units)
+    assert len(found.plan.removed) == 1
+    assert len(find_units(found.model, example)) == len(find_units(model, example)), "blocks stay"
 
 
 @pytest.mark.parametrize(
@@ -145,8 +180,16 @@ def test_other_budgets_do_not_resume(tmp_path):
         ({"method": "concurr"}, ConfigError, "the nearest is 'concurrent'"),
         ({"budget": None}, ConfigError, "budget=None and price=None: one of them works"),
         ({"price": 0.1}, ConfigError, "one of them works"),
-        ({"price": -1.0, "budget": None}, ConfigError, "a price of -1.0"),
+        ({"price": -1.0, "budget": None}, ConfigError, "a price of .*-1.0"),
         ({"method": "dense"}, ConfigError, "asked for budget with the method dense"),
+        (
+            {"method": "dense", "budget": None, "granularity": "sublayer"},
+            ConfigError,
+            "asked for granularity with the method dense",
+        ),
+        ({"granularity": "layer"}, ConfigError, "those merge and do not leave"),
+        ({"granularity": "unit"}, ConfigError, "block, sublayer, layer work"),
+        ({"granularity": "sublayer", "shortcuts": True}, ConfigError, "layers with shortcuts are blocks"),
         ({"budget": Budget.parse("macs=0.01")}, BudgetError, "one unit of every stage left"),
         ({"model": nn.Sequential(nn.Linear(6, 3))}, UnknownArchitectureError, "the removable units of"),
     ],
@@ -157,7 +200,15 @@ def test_requests_that_cannot_be_met_are_refused(options, error, message):
 
 
 @pytest.mark.parametrize(
-    "asked", [{"budget": "units=3"}, {"budget": "latency=0.5"}, {"price": 0.1}, {"price": "params=0.1"}]
+    "asked",
+    [
+        {"budget": "units=3"},
+        {"budget": "latency=0.5"},
+        {"price": 0.1},
+        {"price": "params=0.1"},
+        {"price": Price.parse("params=0.1")},
+        {"price": 0.1, "granularity": "sublayer"},
+    ],
 )
 def test_what_can_be_trained_can_be_asked_before(asked):
     net = network()
