@@ -109,12 +109,23 @@ _NAMES = {
     ),
     "shoal.units": ("Chain", "Segment", "Segmentation", "Unit"),
 }
+# Packages whose names the documentation writes out, as `shoal.training.pruning_callback`.
+_PACKAGES = (
+    "architectures",
+    "data",
+    "importance",
+    "measurement",
+    "methods",
+    "reports",
+    "surgery",
+    "training",
+)
 _HOMES = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "methods":
-        return import_module("shoal.methods")
+    if name in _PACKAGES:
+        return import_module(f"shoal.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'shoal' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)

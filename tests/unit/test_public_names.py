@@ -1,13 +1,16 @@
 import importlib
+import re
 import subprocess
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
 import shoal
 
+ROOT = Path(__file__).parents[2]
 PUBLIC = {
     "find_units", "analyze", "make_plan", "compress", "compare", "apply", "measure", "heal",
     "HealSettings", "train", "ConcurrentPruner", "ConcurrentSettings", "FitSettings",
@@ -39,6 +42,18 @@ def test_no_public_name_is_also_a_module(name):
     assert find_spec(f"shoal.{name}") is None
     home = importlib.import_module(shoal._HOMES[name])
     assert not hasattr(home, "__path__") or find_spec(f"{home.__name__}.{name}") is None
+
+
+def test_what_the_documentation_writes_out_is_there_after_import_shoal():
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    texts = [page.read_text(encoding="utf-8") for page in pages]
+    names = {name for text in texts for name in re.findall(r"\bshoal\.([a-z]+\.\w+)\b(?!\.\w)", text)}
+    # Modules are imported by their names.
+    names = {name for name in names if find_spec(f"shoal.{name}") is None}
+    assert {"training.pruning_callback", "reports.gates_figure", "surgery.check_equal"} <= names
+    asked = f"import operator, shoal; operator.attrgetter(*{sorted(names)!r})(shoal)"
+    found = subprocess.run([sys.executable, "-c", asked], check=False, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
 
 
 def test_an_unknown_name_is_an_attribute_error():

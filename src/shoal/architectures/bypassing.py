@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +18,7 @@ Answer = Callable[..., Any]
 
 def is_compiled(module: nn.Module) -> bool:
     """Return whether all of a module is compiled: by `torch.compile(module)` or by `module.compile()`."""
-    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+    return _is_wrapper(module) or module._compiled_call_impl is not None
 
 
 def answer_of(module: nn.Module) -> Answer:
@@ -55,16 +54,35 @@ def forward_replaced(replacements: Iterable[tuple[nn.Module, Answer]]) -> Iterat
 
 
 @contextmanager
-def uncompiled(model: nn.Module) -> Iterator[None]:
-    """Let the compiled parts of a network run as they are written inside the `with`: nothing is compiled for
-    calls that are watched, or made only once.
+def uncompiled(model: nn.Module) -> Iterator[nn.Module]:
+    """Give a network as it is written inside the `with`: nothing is compiled when it is called, and modules
+    stand where `torch.compile` has put wrappers around them, under the names that they have without.
     """
-    parts = [module for module in model.modules() if is_compiled(module)]
-    written = [(module, getattr(module, "_orig_mod", module._call_impl)) for module in parts]
-    with forward_replaced(written), warnings.catch_warnings():
-        # Hooks of all modules, as count operations, meet what torch.compile has wrapped and its wrapper.
-        warnings.filterwarnings("ignore", "Using `torch.compile")
-        yield
+    wrapped = [
+        (module._modules, name, child)
+        for module in model.modules()
+        for name, child in module._modules.items()
+        if child is not None and _is_wrapper(child)
+    ]
+    try:
+        for entries, name, wrapper in wrapped:
+            entries[name] = _written(wrapper)
+        written = _written(model)
+        parts = [module for module in written.modules() if is_compiled(module)]
+        with forward_replaced((module, module._call_impl) for module in parts):
+            yield written
+    finally:
+        for entries, name, wrapper in wrapped:
+            entries[name] = wrapper
+
+
+def _is_wrapper(module: nn.Module) -> bool:
+    return "_orig_mod" in module._modules
+
+
+def _written(module: nn.Module) -> nn.Module:
+    """What stands inside of a wrapper."""
+    return module.get_submodule("_orig_mod") if _is_wrapper(module) else module
 
 
 @contextmanager

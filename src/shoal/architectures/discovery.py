@@ -73,12 +73,12 @@ def find_units(
         raise ConfigError(
             f"asked for units of the granularity {granularity!r}: {', '.join(GRANULARITIES)} work."
         )
-    with uncompiled(model):
+    with uncompiled(model) as written:
         if granularity == "layer":
-            return chain_of_layers(model, example_for(model) if example is None else example)
-        with lent_weights(model):
-            chain = _find(model, example, granularity)
-        return _mark_inexpressible(model, chain, granularity)
+            return chain_of_layers(written, example_for(written) if example is None else example)
+        with lent_weights(written):
+            chain = _find(written, example, granularity)
+        return _mark_inexpressible(written, chain, granularity)
 
 
 def _find(model: nn.Module, example: Inputs | None, granularity: Granularity) -> Chain:
@@ -116,7 +116,7 @@ def _check_finite(model: nn.Module, calls: dict[nn.Module, Call]) -> None:
     if bad:
         raise DataError(
             f"asked for the units of {type(model).__name__}: on the example {bad[0]!r} returns numbers that "
-            f"are not finite, as {len(bad) - 1} more modules do. Look for NaN or infinity in the data and in "
+            f"are not finite, the first of {len(bad)} that do. Look for NaN or infinity in the data and in "
             "the weights, and check the data's scale and the model's precision."
         )
 

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from shoal.architectures.hidden import describe, hidden_input, hidden_output
-from shoal.architectures.tracing import SUMS, matrices
+from shoal.architectures.tracing import SUMS, has_parts, matrices
 from shoal.calling import Inputs, call, evaluating
 
 __all__ = ["Flow", "Key", "Passage", "Sum", "record"]
@@ -177,7 +177,7 @@ class _Recorder(TorchFunctionMode):
     def watching(self) -> Iterator[None]:
         with ExitStack() as stack:
             for module in self.flow.names:
-                if module is not self.model and (matrices(module) or not any(module.children())):
+                if module is not self.model and (matrices(module) or not has_parts(module)):
                     before = module.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True)
                     after = module.register_forward_hook(self._leave, with_kwargs=True)
                     stack.callback(before.remove)

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd
 
+from shoal.architectures.bypassing import uncompiled
 from shoal.architectures.operations import Operation, classify
 from shoal.architectures.plain import has_convolution, take_apart_
 from shoal.architectures.replays import Call, answers_alike, check_same, hold_sizes_
@@ -137,7 +138,8 @@ def find_pieces(model: nn.Module, example: Inputs) -> Pieces:
     Raises:
         DataError: If the network does not run on the example.
     """
-    copied = copy.deepcopy(model).eval()
+    with uncompiled(model) as written:
+        copied = copy.deepcopy(written).eval()
     parts = take_apart_(copied)
     example = to_device(example, device_of(model))
     with _watching(copied) as seen:

@@ -24,7 +24,7 @@ from shoal.architectures.trials import FAILURES
 from shoal.architectures.weightless import SlimProducts
 from shoal.calling import Inputs, call, evaluating
 
-__all__ = ["SUMS", "Call", "matrices", "trace"]
+__all__ = ["SUMS", "Call", "has_parts", "matrices", "trace"]
 
 # Names of the functions that add two tensors.
 SUMS = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__"})
@@ -63,6 +63,12 @@ def matrices(module: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in module.parameters() if parameter.dim() >= 2]
 
 
+def has_parts(module: nn.Module) -> bool:
+    """Return whether a module has modules inside, if only empty ones."""
+    # Not any(): lists that are empty are false, and what torch.compile wraps may have no truth.
+    return next(module.children(), None) is not None
+
+
 def trace(model: nn.Module, example: Inputs) -> dict[nn.Module, Call]:
     """Run the network once and return what each of its modules did, in the order of first entry.
 
@@ -76,7 +82,7 @@ def trace(model: nn.Module, example: Inputs) -> dict[nn.Module, Call]:
     watched = [
         module
         for module in model.modules()
-        if module is not model and (matrices(module) or not any(module.children()))
+        if module is not model and (matrices(module) or not has_parts(module))
     ]
     recorder = _Recorder()
     with evaluating(model), torch.no_grad(), recorder.watching(watched), _Additions(recorder):
@@ -150,7 +156,7 @@ def _copied(value: Any) -> Any:
 
 def _may_carry(module: nn.Module) -> bool:
     """A plain layer of torch cannot; a list never runs."""
-    plain = type(module).__module__.startswith("torch.nn.modules") and not any(module.children())
+    plain = type(module).__module__.startswith("torch.nn.modules") and not has_parts(module)
     return not plain and bool(matrices(module))
 
 

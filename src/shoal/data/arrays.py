@@ -1,4 +1,4 @@
-"""Arrays in an `.npz` file: images with labels, or token ids.
+"""Arrays in an `.npz` file: images or token ids, with labels or without.
 
 Shapes: N = samples, C H W = channels, height, width, T = tokens.
 """
@@ -17,12 +17,13 @@ from shoal.data.images import data_from_pixels
 from shoal.data.settings import DataSettings
 from shoal.data.text import data_from_rows
 from shoal.errors import ConfigError, DataError
+from shoal.measurement.losses import IGNORED
 
 __all__ = ["data_from_arrays"]
 
 _WORKS = (
     "Arrays that work: images (N, H, W, C) uint8 or (N, C, H, W) float with labels (N,) integer; "
-    "or input_ids (N, T) integer."
+    "or input_ids (N, T) integer, with labels (N,) or (N, T) integer."
 )
 
 
@@ -31,7 +32,8 @@ def data_from_arrays(path: Path, settings: DataSettings) -> Data:
 
     `images` with `labels`, which may be left out: uint8 `(N, H, W, C)` or `(N, H, W)` becomes float
     in [0, 1]; float `(N, C, H, W)` is used as it is. Or `input_ids` `(N, T)`, with `attention_mask`
-    where there is padding; every row is a sample.
+    where there is padding; every row is a sample. Their `labels` are classes `(N,)`, or tokens or classes
+    of the single tokens `(N, T)`, -100 where none counts.
 
     Raises:
         DataError: If the file is damaged, or its arrays have other names, types or shapes.
@@ -65,7 +67,10 @@ def _images(array: np.ndarray, path: Path) -> Tensor:
     if not np.issubdtype(array.dtype, np.floating) or array.ndim != 4:
         raise DataError(f"{found}. {_WORKS}")
     if not np.isfinite(array).all():
-        raise DataError(f"{found}, and {np.sum(~np.isfinite(array)):,} values are not finite. Repair them.")
+        wrong = np.sum(~np.isfinite(array))
+        raise DataError(
+            f"{found}, with numbers that are not finite: {wrong:,} of {array.size:,}. Repair them."
+        )
     return torch.from_numpy(array).to(torch.float32)
 
 
@@ -75,6 +80,18 @@ def _labels(array: np.ndarray, samples: int, path: Path) -> Tensor:
         raise DataError(f"{found} for {samples} images. {_WORKS}")
     if array.min(initial=0) < 0:
         raise DataError(f"{found}, and the smallest is {array.min()}. Number the classes from 0.")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def _token_labels(array: np.ndarray, shape: tuple[int, ...], path: Path) -> Tensor:
+    found = f"asked to use {path}: its labels are {array.dtype} {array.shape}"
+    if not np.issubdtype(array.dtype, np.integer) or array.shape not in (shape[:1], shape):
+        raise DataError(f"{found} for input_ids {shape}. {_WORKS}")
+    if wrong := array[(array < 0) & ((array != IGNORED) | (array.ndim < 2))].tolist():
+        raise DataError(
+            f"{found}, and one is {wrong[0]}. Number the classes from 0; {IGNORED}, for what does not count, "
+            "works in labels of single tokens."
+        )
     return torch.from_numpy(array.astype(np.int64))
 
 
@@ -96,9 +113,11 @@ def _tokens(arrays: dict[str, np.ndarray], path: Path, settings: DataSettings) -
             f"asked for windows of {settings.seq_len} tokens of {path}: its rows hold {rows.shape[1]}, "
             "and each is a sample. Leave seq_len out."
         )
+    labels = None if "labels" not in arrays else _token_labels(arrays["labels"], rows.shape, path)
     check_enough(rows.size and len(rows), settings.num_samples, str(path))
     count = settings.num_samples or len(rows)
     chosen = np.arange(count) * len(rows) // count
     ids = torch.from_numpy(rows[chosen].astype(np.int64))
     kept = None if mask is None else torch.from_numpy(mask[chosen].astype(np.int64))
-    return data_from_rows(ids, kept, str(path), settings.batch_size)
+    labels = None if labels is None else labels[torch.from_numpy(chosen)]
+    return data_from_rows(ids, kept, str(path), settings.batch_size, labels)

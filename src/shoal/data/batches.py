@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from torch import Tensor
 
-from shoal.calling import Batch, Inputs
+from shoal.calling import Batch, Inputs, join_batch
 from shoal.errors import DataError
 
 __all__ = ["Batches", "Data", "Kind", "TensorBatches", "check_enough", "choose", "digest"]
@@ -34,8 +34,8 @@ class Data:
     """Data as shoal's stages take it.
 
     Attributes:
-        batches: `(inputs, labels)` for images, `{"input_ids", "attention_mask"}` for text; whatever
-            the user's function returned otherwise.
+        batches: `(inputs, labels)` for images, `{"input_ids", "attention_mask"}` for text, with `labels`
+            where there are some; whatever the user's function returned otherwise.
         kind: `image`, `text` or `custom`.
         source: The reference, with the part that was used.
         samples: How many samples the batches hold; None where only going through them would tell.
@@ -64,7 +64,8 @@ class TensorBatches(Sequence[Batch]):
 
     Args:
         inputs: A tensor `(N, …)`, or a dict of them.
-        labels: Class numbers `(N,)`; None where there are none.
+        labels: One of each sample, `(N, …)`; None where there are none. In batches of a dict they are its
+            entry `labels`.
         batch_size: B; the last batch may be smaller.
 
     Example:
@@ -90,9 +91,10 @@ class TensorBatches(Sequence[Batch]):
             return [self[position] for position in range(*index.indices(len(self)))]
         start = range(len(self))[index] * self._size
         rows = slice(start, start + self._size)
-        if not isinstance(self._inputs, Tensor):
-            return {name: tensor[rows] for name, tensor in self._inputs.items()}
-        return self._inputs[rows] if self._labels is None else (self._inputs[rows], self._labels[rows])
+        labels = None if self._labels is None else self._labels[rows]
+        if isinstance(self._inputs, Tensor):
+            return join_batch(self._inputs[rows], labels)
+        return join_batch({name: tensor[rows] for name, tensor in self._inputs.items()}, labels)
 
 
 def choose(total: int, num_samples: int | None, seed: int, source: str) -> np.ndarray:

@@ -5,7 +5,7 @@ topics[:calibration|test]            the help text of the Python installation
 hf:NAME[,CONFIG][:SPLIT[:COLUMN]]    a data set of the Hugging Face hub
 FILE.py:FUNCTION                     batches that a function of the user's returns
 FILE.txt, FILE.jsonl                 text, in windows of tokens
-FILE.npz                             images with labels, or token ids
+FILE.npz                             images or token ids, with labels or without
 FOLDER                               image files, in a subfolder a class
 """
 

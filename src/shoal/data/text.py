@@ -98,7 +98,9 @@ def text_data(tokens: Sequence[int], source: str, settings: DataSettings) -> Dat
     return data_from_rows(windows(tokens, settings, source), None, source, settings.batch_size)
 
 
-def data_from_rows(rows: Tensor, mask: Tensor | None, source: str, batch_size: int | None) -> Data:
+def data_from_rows(
+    rows: Tensor, mask: Tensor | None, source: str, batch_size: int | None, labels: Tensor | None = None
+) -> Data:
     """Return data whose samples are these rows of token ids `(N, T)`.
 
     Args:
@@ -106,16 +108,17 @@ def data_from_rows(rows: Tensor, mask: Tensor | None, source: str, batch_size: i
         mask: 1 where a token counts, 0 for padding, `(N, T)`; every token counts where it is None.
         source: What the tokens come from.
         batch_size: Rows in a batch; 4 where it is None.
+        labels: Of rows `(N,)` or of their tokens `(N, T)`; None where there are none.
     """
     mask = torch.ones_like(rows) if mask is None else mask
     inputs = {"input_ids": rows, "attention_mask": mask}
     return Data(
-        batches=TensorBatches(inputs, None, batch_size=batch_size or _BATCH),
+        batches=TensorBatches(inputs, labels, batch_size=batch_size or _BATCH),
         kind="text",
         source=source,
         samples=len(rows),
-        sha256=digest(rows.numpy().tobytes(), mask.numpy().tobytes()),
-        labels=False,
+        sha256=digest(*(each.numpy().tobytes() for each in (rows, mask, labels) if each is not None)),
+        labels=labels is not None,
         example={name: tensor[:1, :_EXAMPLE] for name, tensor in inputs.items()},
     )
 

@@ -198,7 +198,8 @@ class _Tally:
             raise DataError(
                 f"asked to evaluate outputs of type {type(outputs).__name__} "
                 f"{'without' if labels is None else 'with'} labels: there is nothing to compute a loss "
-                "from. Batches of (inputs, labels), input_ids for a language model, or `loss` work."
+                "from. Batches with labels, or `loss`, work; input_ids alone for causal language models "
+                "only: a masked one needs labels."
             )
         weights = sample_weights(outputs, inputs, labels, causal=self.causal)
         if weights.is_floating_point():

@@ -165,6 +165,12 @@ def _validated(method: Method, values: Mapping[str, Any]) -> Any:
         raise ConfigError(f"asked for settings of {method.name} that do not work: {listed}.") from error
 
 
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return import_module(f"shoal.methods.{name}")
+    raise AttributeError(f"module 'shoal.methods' has no attribute {name!r}")
+
+
 def _names_in(values: Mapping[str, Any]) -> set[str]:
     inner = [_names_in(value) for value in values.values() if isinstance(value, Mapping)]
     return set(values).union(*inner)

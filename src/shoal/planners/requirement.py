@@ -79,9 +79,12 @@ class Requirement:
         if is_enough(saved, self.need):
             return
         nearest = self.nearest(saved)
+        name = self.budget.quantity
+        one = not self.budget.relative and self.budget.limit == 1 and name in ("params", "macs")
+        shares = f" {name}=1.0 is the whole network." if one else ""
         raise BudgetError(
             f"asked for {self.budget}: {circumstance} {nearest} remain; "
-            f"the least that can be asked for is {nearest}."
+            f"the least that can be asked for is {nearest}.{shares}"
         )
 
 

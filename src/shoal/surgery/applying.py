@@ -25,7 +25,8 @@ def apply(model: nn.Module, plan: Plan) -> nn.Module:
 
     After removals it has the class, device, dtype and training mode of `model`, see `remove_units`. After
     merges it is an ordinary module too, with the same inputs and outputs, whose calls are written out; batch
-    norms are folded. An empty plan gives an equal copy.
+    norms are folded. An empty plan gives an equal copy. Nothing of it is compiled: wrappers of
+    `torch.compile` stay behind.
 
     Args:
         model: The network that the plan was made for; stays untouched.

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
+from shoal.architectures.bypassing import uncompiled
 from shoal.architectures.origins import noted
 from shoal.architectures.pretrained import (
     auto_class,
@@ -60,7 +61,8 @@ def save(
 
     Models of transformers become the plain folder that stock `AutoModel…from_pretrained` loads; other
     networks become `model.safetensors`, which `load` puts into the network that `source` and `plan`
-    describe. Beside them stand `shoal.json`, a model card, and a probe where an example is given.
+    describe. Beside them stand `shoal.json`, a model card, and a probe where an example is given. What
+    `torch.compile` has made is no part of a network's file: it is written as it is without.
 
     No config says that a layer has lost its attention or MLP. Such a model is written with the format
     `torch`: its weights, the original's config in a folder of its own, and the plan, of which `load`
@@ -89,38 +91,40 @@ def save(
         SurgeryError: If the weights cannot be written as safetensors.
         DataError: If the answers to the example are not finite.
     """
-    check_format(model, format)
-    target, pretrained = Path(folder), is_stock(model)
-    stock = pretrained and format == "auto"
-    check_writable(model, stock=stock)
-    fields = {
-        "plan": None if plan is None else json.loads(plan.to_json()),
-        "source": None if source is None else noted(source, target),
-        "evidence": None if evidence is None else evidence.as_json(),
-        "before": None if before is None else before.as_json(),
-        "after": None if after is None else after.as_json(),
-        "certificate": None if certificate is None else certificate.as_json(),
-        "verification": None,
-        "seeds": {},
-        "versions": versions(),
-        **_described(model, stock),
-        **(extra or {}),
-    }
-    with written_whole(target, overwrite=overwrite) as partial:
-        if stock:
-            write_pretrained(model, partial)
-            _write_companions(partial, tokenizer_from, source)
-        else:
-            if pretrained:
-                fields["replay"] = write_original(model, partial, plan, source)
+    target = Path(folder)
+    with uncompiled(model) as model:
+        check_format(model, format)
+        pretrained = is_stock(model)
+        stock = pretrained and format == "auto"
+        check_writable(model, stock=stock)
+        fields = {
+            "plan": None if plan is None else json.loads(plan.to_json()),
+            "source": None if source is None else noted(source, target),
+            "evidence": None if evidence is None else evidence.as_json(),
+            "before": None if before is None else before.as_json(),
+            "after": None if after is None else after.as_json(),
+            "certificate": None if certificate is None else certificate.as_json(),
+            "verification": None,
+            "seeds": {},
+            "versions": versions(),
+            **_described(model, stock),
+            **(extra or {}),
+        }
+        with written_whole(target, overwrite=overwrite) as partial:
+            if stock:
+                write_pretrained(model, partial)
                 _write_companions(partial, tokenizer_from, source)
-            _write_weights(model, partial / WEIGHTS)
-        if example is not None:
-            write_probe(model, example, partial / PROBE)
-        record = plain(fields | {"hash": hashes(partial)})
-        write_record(partial, record)
-        (partial / "README.md").write_text(model_card(record), encoding="utf-8")
-        share(partial)
+            else:
+                if pretrained:
+                    fields["replay"] = write_original(model, partial, plan, source)
+                    _write_companions(partial, tokenizer_from, source)
+                _write_weights(model, partial / WEIGHTS)
+            if example is not None:
+                write_probe(model, example, partial / PROBE)
+            record = plain(fields | {"hash": hashes(partial)})
+            write_record(partial, record)
+            (partial / "README.md").write_text(model_card(record), encoding="utf-8")
+            share(partial)
     return target
 
 

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 from types import ModuleType
 
 from shoal.errors import ConfigError
@@ -202,8 +203,10 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     """Check, best before long work is begun, that a folder may be written.
 
     Raises:
-        ConfigError: If it exists and may not be replaced, or shoal did not write it.
+        ConfigError: If it exists and may not be replaced, shoal did not write it, or nothing can be written
+            there.
     """
+    _check_writable(target)
     if not target.exists():
         return
     if not overwrite:
@@ -216,3 +219,16 @@ def check_target(target: Path, *, overwrite: bool) -> None:
             f"asked to replace {str(target)!r}: it is not a folder that shoal wrote (there is no {RECORD} "
             "in it). Choose another name, or remove it yourself."
         )
+
+
+def _check_writable(target: Path) -> None:
+    """Check that the nearest folder that is there takes a file."""
+    there = next(parent for parent in target.absolute().parents if parent.exists())
+    try:
+        with TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"asked to write the folder {str(target)!r}: nothing can be written in {str(there)!r} "
+            f"({error.strerror}). Choose another name."
+        ) from error

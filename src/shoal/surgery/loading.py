@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, load_model
 from torch import nn
 
+from shoal.architectures.bypassing import uncompiled
 from shoal.architectures.functions import HOW_TO_BUILD
 from shoal.architectures.pretrained import read_pretrained
 from shoal.architectures.references import rebuild
@@ -137,7 +138,8 @@ def _rebuilt(
         model = rebuild(record["source"], folder=folder, trust_remote_code=trust_remote_code)
     original = model if isinstance(model, nn.Module) else model()
     if not record.get("plan"):
-        return copy.deepcopy(original)
+        with uncompiled(original) as written:
+            return copy.deepcopy(written)
     plan = Plan.from_json(json.dumps(record["plan"]))
     if "shortcuts" in plan.settings:
         return folded_anew(original, plan)

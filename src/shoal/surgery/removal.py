@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from shoal.architectures.bypassing import uncompiled
 from shoal.architectures.cache import numbers_of, renumber_, why_not_inside
 from shoal.architectures.hidden import stand_ins
 from shoal.architectures.huggingface import owner_of
@@ -58,7 +59,8 @@ def remove_units(model: nn.Module, plan: Plan) -> nn.Module:
     It has the class, device, dtype and training mode of `model`. Entries that leave a list are
     followed by the rest, renumbered from 0; the config and layer numbers of a Hugging Face model
     follow. Where a sublayer was, stand-ins without parameters return zeros in its structure. An empty
-    plan gives an equal copy. Gradients are not copied.
+    plan gives an equal copy. Gradients are not copied, and nothing of the copy is compiled: wrappers of
+    `torch.compile` stay behind.
 
     Args:
         model: The network that the plan was made for; stays untouched.
@@ -76,6 +78,11 @@ def remove_units(model: nn.Module, plan: Plan) -> nn.Module:
         >>> len(remove_units(net, Plan.removing(find_units(net, torch.ones(1, 4)), [1])))
         2
     """
+    with uncompiled(model) as written:
+        return _without_units(written, plan)
+
+
+def _without_units(model: nn.Module, plan: Plan) -> nn.Module:
     cuts, refits = _prepared(model, plan)
     small, copies = _copy(model, cuts)
     for path in _renumbered(model, plan):
@@ -109,7 +116,8 @@ def check_removals(model: nn.Module, plan: Plan) -> None:
         UnitError: If it is a Hugging Face model whose config cannot say what would be left; names the
             nearest cut that it can.
     """
-    _prepared(model, plan)
+    with uncompiled(model) as written:
+        _prepared(written, plan)
 
 
 def _prepared(model: nn.Module, plan: Plan) -> tuple[list[_Cut], dict[str, Refit]]:

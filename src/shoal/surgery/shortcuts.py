@@ -26,10 +26,11 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from shoal.architectures import forward_replaced
+from shoal.architectures.bypassing import uncompiled
 from shoal.architectures.initialisation import seeded
 from shoal.architectures.plain import has_hooks
 from shoal.architectures.pretrained import dtype_of
-from shoal.architectures.tracing import Call, matrices, trace
+from shoal.architectures.tracing import Call, has_parts, matrices, trace
 from shoal.architectures.trials import FAILURES, check_runs
 from shoal.calling import Inputs, device_of, to_device
 from shoal.errors import ShoalWarning, SurgeryError, UnitError
@@ -81,7 +82,8 @@ def with_shortcuts(model: nn.Module, example: Inputs, *, seed: int = 0) -> nn.Mo
     """
     example = to_device(example, device_of(model))
     check_runs(model, example)
-    copied = copy.deepcopy(model)
+    with uncompiled(model) as written:
+        copied = copy.deepcopy(written)
     calls = trace(copied, example)
     around = _led_around(copied, calls)
     layers = [module for module in calls if matrices(module) and _is_leaf(module)][1:-1]
@@ -123,14 +125,14 @@ def _led_around(model: nn.Module, calls: dict[nn.Module, Call]) -> set[nn.Module
 
 
 def _is_leaf(module: nn.Module) -> bool:
-    return isinstance(module, LAYERS) or not any(module.children())
+    return isinstance(module, LAYERS) or not has_parts(module)
 
 
 def why_unfoldable(layer: nn.Module) -> str:
     """Return why nothing can be folded into a module, in words; empty where it can."""
     if type(layer) not in LAYERS:
         return f"it is a {type(layer).__name__}, no linear layer or convolution"
-    if any(layer.children()) or has_hooks(layer) or "forward" in vars(layer):
+    if has_parts(layer) or has_hooks(layer) or "forward" in vars(layer):
         return "its weights are computed anew as it runs, or hooks are attached to it"
     if getattr(layer, "padding_mode", "zeros") != "zeros":
         return f"it pads by {layer.padding_mode}"

@@ -7,6 +7,7 @@ from torch.utils._pytree import tree_leaves
 
 from networks import NETWORKS, tokens
 from shoal.architectures import bypassed, find_units, forward_replaced
+from shoal.architectures.bypassing import uncompiled
 from shoal.calling import call
 from shoal.errors import UnitError
 
@@ -136,3 +137,30 @@ def test_an_error_inside_leaves_no_trace():
     with pytest.raises(RuntimeError, match="stop"), bypassed(model, chain, [0, 1]):
         raise RuntimeError("stop")
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def wrapped(module):
+    return torch.compile(module, backend="eager")
+
+
+def test_networks_stand_without_wrappers_inside_of_uncompiled_and_as_they_were_behind_it():
+    block, twice, shared = nn.Linear(4, 4), nn.Sequential(wrapped(nn.Linear(4, 4))), wrapped(nn.ReLU())
+    net = nn.Sequential(wrapped(block), shared, wrapped(twice), shared)
+    before, names = list(net), list(net.state_dict())
+    with uncompiled(net) as written:
+        assert written is net
+        assert net[0] is block
+        assert net[1] is net[3]
+        assert list(net.state_dict()) == ["0.weight", "0.bias", "2.0.weight", "2.0.bias"]
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"), uncompiled(net):
+        net(torch.zeros(1, 3))
+    assert all(now is then for now, then in zip(net, before, strict=True))
+    assert list(net.state_dict()) == names
+    assert "_orig_mod" in twice[0]._modules
+
+
+def test_a_network_in_a_wrapper_is_what_is_inside():
+    net = nn.Sequential(wrapped(nn.Linear(4, 4)))
+    with uncompiled(wrapped(net)) as written:
+        assert written is net
+        assert type(net[0]) is nn.Linear

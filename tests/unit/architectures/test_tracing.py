@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
 from networks import NETWORKS, Attention, PreActivation, Residual, feedforward, tokens
-from shoal.architectures.tracing import matrices, trace
+from shoal.architectures.tracing import has_parts, matrices, trace
 
 
 def only(module: nn.Module, example: Tensor):
@@ -177,3 +177,18 @@ def test_a_branch_inside_a_module_is_not_that_module_s():
 @pytest.mark.parametrize(("module", "count"), [(nn.Linear(2, 2), 1), (nn.LayerNorm(2), 0), (nn.ReLU(), 0)])
 def test_matrices_are_parameters_of_two_axes_or_more(module, count):
     assert len(matrices(module)) == count
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (nn.ReLU(), False),
+        (nn.Sequential(), False),
+        (nn.Sequential(nn.Sequential()), True),
+        (nn.Sequential(nn.ReLU()), True),
+        (torch.compile(nn.ReLU(), backend="eager"), True),
+        (nn.Sequential(torch.compile(nn.ReLU(), backend="eager")), True),
+    ],
+)
+def test_modules_inside_count_whatever_their_truth_is(module, expected):
+    assert has_parts(module) is expected

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from shoal.data.arrays import data_from_arrays
+from shoal.data.reshuffled import reshuffled
 from shoal.data.settings import DataSettings
 from shoal.errors import ConfigError, DataError
+from shoal.measurement import evaluate_quality
 
 BYTES = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
 TOKENS = np.arange(12).reshape(4, 3)
@@ -55,7 +57,7 @@ def test_other_images_are_refused_with_what_works(write, images):
 def test_images_that_are_not_finite_are_refused(write):
     array = np.zeros((1, 1, 2, 2))
     array[0, 0, 0, 0] = np.nan
-    with pytest.raises(DataError, match="1 values are not finite"):
+    with pytest.raises(DataError, match="with numbers that are not finite: 1 of 4. Repair them"):
         data_from_arrays(write(images=array), DataSettings())
 
 
@@ -144,3 +146,50 @@ def test_no_token_ids_are_refused(write, shape):
 def test_windows_of_another_length_are_refused(write):
     with pytest.raises(ConfigError, match="windows of 2 tokens .* its rows hold 3"):
         data_from_arrays(write(input_ids=TOKENS), DataSettings(seq_len=2))
+
+
+@pytest.mark.parametrize(
+    "labels", [np.array([3, 0, 1, 2]), np.where(TOKENS % 2, TOKENS, -100)], ids=["rows", "tokens"]
+)
+def test_labels_stand_beside_the_token_ids_of_their_rows(write, labels):
+    data = data_from_arrays(write(input_ids=TOKENS, labels=labels), DataSettings(num_samples=2))
+    (batch,) = data.batches
+    assert list(batch) == ["input_ids", "attention_mask", "labels"]
+    assert batch["input_ids"].tolist() == TOKENS[[0, 2]].tolist()
+    assert batch["labels"].tolist() == labels[[0, 2]].tolist()
+    assert batch["labels"].dtype == torch.int64
+    assert (data.labels, list(data.example)) == (True, ["input_ids", "attention_mask"])
+
+
+def test_labels_are_part_of_the_hash(write):
+    hashes = {
+        data_from_arrays(write(input_ids=TOKENS, **labels), DataSettings()).sha256
+        for labels in ({}, {"labels": np.zeros(4, dtype=int)}, {"labels": np.ones(4, dtype=int)})
+    }
+    assert len(hashes) == 3
+
+
+@pytest.mark.parametrize("labels", [np.zeros(3, dtype=int), np.zeros((4, 2), dtype=int), np.zeros(4)])
+def test_labels_of_token_ids_of_another_shape_or_type_are_refused(write, labels):
+    with pytest.raises(DataError, match=r"its labels are .* for input_ids \(4, 3\). Arrays that work"):
+        data_from_arrays(write(input_ids=TOKENS, labels=labels), DataSettings())
+
+
+@pytest.mark.parametrize("labels", [np.array([0, 1, -100, 0]), TOKENS - 1], ids=["rows", "tokens"])
+def test_negative_labels_of_token_ids_are_refused(write, labels):
+    with pytest.raises(
+        DataError, match=r"and one is -1(00)?. Number the classes from 0; -100, for what does"
+    ):
+        data_from_arrays(write(input_ids=TOKENS, labels=labels), DataSettings())
+
+
+def test_labelled_rows_train_and_measure_a_classifier_of_sequences(write):
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(
+        vocab_size=12, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
+    )
+    model = transformers.BertForSequenceClassification(config)
+    data = data_from_arrays(write(input_ids=TOKENS, labels=np.array([0, 1, 1, 0])), DataSettings())
+    quality = evaluate_quality(model, reshuffled(data))
+    assert quality["samples"] == 4
+    assert quality["accuracy"] in (0, 0.25, 0.5, 0.75, 1)

@@ -82,3 +82,8 @@ def test_the_description_leaves_out_an_unknown_number_of_samples():
         batches=[1], kind="custom", source="mine", samples=None, sha256="00ff", labels=False, example=None
     )
     assert data.description == "mine: 1 batches, sha256 00ff"
+
+
+def test_labels_of_dicts_are_an_entry_of_theirs():
+    batches = TensorBatches({"a": torch.arange(3)}, torch.arange(3) * 2, batch_size=2)
+    assert {name: tensor.tolist() for name, tensor in batches[1].items()} == {"a": [2], "labels": [4]}

@@ -89,3 +89,11 @@ def test_a_latency_that_was_not_measured_is_refused(make_chain):
 def test_the_latency_of_other_units_is_refused(make_chain):
     with pytest.raises(BudgetError, match="latency was measured of 4 units, and Net has 2"):
         savings_for(make_chain((1, 2)), Budget.parse("latency=0.5"), LATENCY)
+
+
+@pytest.mark.parametrize(("budget", "said"), [("macs=1", True), ("macs=2", False), ("macs=0.1", False)])
+def test_who_asks_for_one_of_millions_is_told_how_shares_are_written(budget, said):
+    requirement = Requirement(budget=Budget.parse(budget), savings=(1.0,), whole=9.0)
+    with pytest.raises(BudgetError, match="the least that can be asked for") as raised:
+        requirement.check(1.0, "with every unit gone")
+    assert ("macs=1.0 is the whole network" in str(raised.value)) is said

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import stat
 from dataclasses import replace
@@ -11,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from shoal import Measurement, Plan, apply, load, save
+from shoal import Measurement, Plan, apply, load, save, verify
 from shoal.errors import ConfigError, DataError, SurgeryError
 
 
@@ -206,3 +207,37 @@ def test_the_card_shows_the_measured_before_and_after(net, net_chain, tmp_path):
     assert "| parameters | 200 | 100 | 0.500 |" in card
     assert "| 1 | `blocks.1` | 28 |" in card
     assert "a machine" in card
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_networks_are_written_without_wrappers_of_torch_compile(net, net_chain, x, tmp_path, whole):
+    plan, fresh = Plan.removing(net_chain, [1]), copy.deepcopy(net)
+    small = apply(net, plan)
+    answer = small.eval()(x)
+    names = set(load_file(save(small, tmp_path / "plain") / "model.safetensors"))
+    for each in (small, fresh):
+        for index, block in enumerate(each.blocks):
+            each.blocks[index] = torch.compile(block, backend="eager")
+    model: Any = torch.compile(small, backend="eager") if whole else small
+    folder = save(model, tmp_path / "out", plan=plan, example=x)
+    assert set(load_file(folder / "model.safetensors")) == names
+    assert json.loads((folder / "shoal.json").read_text())["class"].endswith(".Net")
+    for original in (net, fresh, torch.compile(fresh, backend="eager")):
+        assert verify(folder, model=original)
+    assert torch.equal(load(folder, model=net)(x), answer)
+
+
+def test_an_uncut_original_may_be_compiled(net, tmp_path):
+    folder = save(net, tmp_path / "out")
+    again = load(folder, model=torch.compile(copy.deepcopy(net), backend="eager"))
+    assert type(again) is type(net)
+    assert list(again.state_dict()) == list(net.state_dict())
+
+
+def test_a_pretrained_model_of_compiled_layers_becomes_a_plain_folder(llama, llama_chain, tmp_path):
+    expected = set(load_file(save(llama, tmp_path / "plain") / "model.safetensors"))
+    for index, layer in enumerate(llama.model.layers):
+        llama.model.layers[index] = torch.compile(layer, backend="eager")
+    folder = save(llama, tmp_path / "out")
+    assert set(load_file(folder / "model.safetensors")) == expected
+    assert verify(folder)

@@ -293,3 +293,12 @@ def test_a_renaming_that_was_cut_short_is_undone_or_finished(tmp_path, moved):
         pass
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "shoal.json").read_text() == ("new" if moved else "old")
+
+
+def test_where_nothing_can_be_written_is_told_before(tmp_path):
+    (tmp_path / "file").write_text("")
+    for target in (tmp_path / "file" / "out", tmp_path / "file" / "deeper" / "out"):
+        with pytest.raises(ConfigError, match=r"nothing can be written in .*file' \(Not a directory\)"):
+            check_target(target, overwrite=False)
+    check_target(tmp_path / "not" / "there" / "out", overwrite=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]

@@ -295,3 +295,16 @@ def test_stories_with_one_layer_less_load_and_generate_in_stock_llama(assets, ch
     )
     assert cached == plain
     assert len(cached[0]) > 10
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_compiled_comes_back_as_it_is_written(net, net_chain, x, whole):
+    plan = Plan.removing(net_chain, [1])
+    expected = apply(net, plan)
+    for index, block in enumerate(net.blocks):
+        net.blocks[index] = torch.compile(block, backend="eager")
+    small = apply(torch.compile(net, backend="eager") if whole else net, plan)
+    assert type(small) is type(net)
+    assert list(small.state_dict()) == list(expected.state_dict())
+    assert torch.equal(small(x), expected(x))
+    assert all("_orig_mod" in block._modules for block in net.blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from itertools import pairwise
 
@@ -456,3 +457,13 @@ def test_networks_that_no_shortcut_fits_are_refused():
         with_shortcuts(mlp(3, 3, 3, 3)[0], torch.randn(1, 4))
     with pytest.raises(SurgeryError, match=r"inner is no entry of an nn.Sequential"):
         fold_shortcuts(Wrapped())
+
+
+def test_compiled_layers_get_ways_around_them_as_others():
+    plain, shape = mlp(4, 6, 6, 3)
+    x, compiled = torch.randn(2, *shape), copy.deepcopy(plain)
+    for index, layer in enumerate(compiled):
+        compiled[index] = torch.compile(layer, backend="eager")
+    expected, net = with_shortcuts(plain, x), with_shortcuts(compiled, x)
+    assert list(net.state_dict()) == list(expected.state_dict())
+    assert torch.equal(net(x), expected(x))
