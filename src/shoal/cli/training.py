@@ -215,7 +215,12 @@ def check_goal(options: Options) -> None:
 
 
 def check_figures(options: Options) -> None:
-    """Check, before long work is begun, that the picture can be drawn and written, where it is wanted."""
+    """Check, before long work is begun, that the picture can be drawn and written, where it is wanted.
+
+    Raises:
+        ConfigError: If there will be nothing to draw, or a file of its name may not be replaced.
+        MissingExtraError: If matplotlib is not installed.
+    """
     if options.figures is None:
         return
     from shoal.reports.figures import check_available, figure_paths

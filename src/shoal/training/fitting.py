@@ -103,6 +103,12 @@ def fit(
             supported.
         MissingExtraError: If Accelerate is not installed.
         KeyboardInterrupt: By Ctrl-C; with a checkpoint and in one process after the step in progress, saved.
+
+    Example:
+        >>> net, batches = nn.Linear(4, 2), [(torch.randn(8, 4), torch.randn(8, 2))]
+        >>> mean = lambda model, inputs, labels: (model(inputs) - labels).square().mean()
+        >>> fit(net, batches, FitSettings(epochs=2), objective=mean).steps
+        2
     """
     optimizer = make_optimizer(model, settings)
     with (

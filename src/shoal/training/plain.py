@@ -24,6 +24,11 @@ __all__ = ["absolute", "check_folded", "gated_copy", "plan_with_shortcuts", "ref
 def gated_copy(model: nn.Module, example: Inputs, *, seed: int) -> nn.Module:
     """Return a copy of a plain network with shortcuts, to be trained.
 
+    Args:
+        model: The plain network.
+        example: What its forward takes.
+        seed: Of the new paths' weights.
+
     Raises:
         ConfigError: If no layer can have one; says why of each.
     """
@@ -37,6 +42,11 @@ def absolute(budget: Budget, plain: nn.Module, example: Inputs) -> Budget:
     """Return the budget that says of the network with shortcuts what this one says of the plain network.
 
     Shares of parameters and MACs become numbers; units and latency are those of the network with shortcuts.
+
+    Args:
+        budget: What may remain of the plain network.
+        plain: That network.
+        example: What it takes.
     """
     whole = _counted(budget, plain, example)
     if whole is None or not budget.relative:
@@ -64,7 +74,14 @@ def refusal(budget: Budget, plain: nn.Module, gated: nn.Module, example: Inputs)
 
 
 def check_folded(budget: Budget, plain: nn.Module, folded: nn.Module, example: Inputs) -> None:
-    """Warn where a folded network has more parameters or MACs than a budget of the plain network allows."""
+    """Warn where a folded network has more parameters or MACs than a budget of the plain network allows.
+
+    Args:
+        budget: What may remain of the plain network.
+        plain: That network.
+        folded: What training has made of it.
+        example: What both take.
+    """
     whole, left = _counted(budget, plain, example), _counted(budget, folded, example)
     if whole is None or left is None:
         return

@@ -46,7 +46,13 @@ class UnitPrices:
     def of(
         cls, chain: Chain, budget: Budget, latency: LatencyTable | None = None, *, whole_stages: bool = False
     ) -> UnitPrices:
-        """Return the prices of a chain.
+        """Return the prices of a chain that are to be led to a budget.
+
+        Args:
+            chain: The units.
+            budget: What may remain.
+            latency: What units take, in seconds, for budgets of latency.
+            whole_stages: As the attribute.
 
         Raises:
             BudgetError: If the budget cannot be met while one unit of each group stays; names the nearest
@@ -63,6 +69,10 @@ class UnitPrices:
         cls, chain: Chain, price: Price, latency: LatencyTable | None = None, *, whole_stages: bool = False
     ) -> UnitPrices:
         """Return prices that stay: of each quantity a unit's share, times what all of it is worth.
+
+        Args:
+            chain, latency, whole_stages: As for `of`.
+            price: What all of each quantity is worth.
 
         Raises:
             ConfigError: If the network has nothing of a quantity.
@@ -95,7 +105,12 @@ class UnitPrices:
         return self.level * self.share(index)
 
     def expected(self, theta: Mapping[int, float], removed: Collection[int]) -> float:
-        """Return the share of the cost that a call in training is expected to have."""
+        """Return the share of the cost that a call in training is expected to have, from 0 to 1.
+
+        Args:
+            theta: Unit → θ, of those that are left.
+            removed: Those that have left.
+        """
         shut = math.fsum((1 - theta[index]) * self.requirement.savings[index] for index in theta)
         return (self.requirement.remaining(removed) - shut) / self.requirement.whole
 
