@@ -45,9 +45,10 @@ def pruning_callback(
         small = callback.finish()
         small.save_pretrained(folder)
 
-    Each step of the optimiser is one of the pruner. Where gradients are accumulated, the gates are drawn for
-    every batch, and the last one tells what units are worth. How far it has come is in what is printed and
-    in the trainer's `log_history` as `pruning/…`; trackers (`report_to`) are told before callbacks are.
+    Each step of the optimiser is one of the pruner. Where gradients are accumulated, the gates are drawn once
+    for all batches of a step, and the last one tells what units are worth. How far it has come is in what is
+    printed and in the trainer's `log_history` as `pruning/…`; trackers (`report_to`) are told before
+    callbacks are.
 
     The trainer's own network, its checkpoints and what it saves at the end are without the weights of units
     that have left, but still say the old number of layers: what `finish` returns is the network to keep.
