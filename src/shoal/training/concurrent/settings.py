@@ -19,8 +19,8 @@ class ConcurrentSettings:
         start: Probability at first that a unit computes; below 1, so that both states are met.
         estimator: How a unit's gain is learnt from a batch: `flip` runs the batch again from the unit on
             with its gate turned; `slope` takes the gradient at the gate (straight-through), which is biased.
-        questions: How often a unit is asked between warm-up and the end of the window, on average, at most a
-            sixth of the units a step.
+        questions: How often a unit is asked between warm-up and the end of the window, on average; less often
+            where that would take more than two questions a step, which cost a third of it.
         probes: In its place: units asked in each step in which any are.
         every: In its place: steps from one in which units are asked to the next.
         memory: Weight of the past in the running averages of gains.
@@ -98,11 +98,11 @@ class ConcurrentSettings:
         span = max(1, span)
         every = self.every or (1 if self.probes else max(1, span // (self.questions * units)))
         wanted = math.ceil(self.questions * left * every / span)
-        return self.probes or max(1, min(wanted, math.ceil(left / _PART))), every
+        return self.probes or max(1, min(wanted, _MOST)), every
 
 
-# One unit of so many is asked in a step at most.
-_PART = 6
+# So many units are asked in a step at most: together they cost a third of it.
+_MOST = 2
 
 PRESETS = {
     "default": ConcurrentSettings(),
