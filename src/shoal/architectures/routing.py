@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
 
-__all__ = ["unrouted"]
+__all__ = ["unrouted", "without_routing"]
 
 
 @contextmanager
@@ -28,3 +28,14 @@ def unrouted(model: nn.Module) -> Iterator[None]:
     finally:
         for config in routed:
             config.output_router_logits = True
+
+
+def without_routing(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call by name, with which no routing is asked for, either.
+
+    Example:
+        >>> without_routing({"use_cache": False, "output_router_logits": True})
+        {'use_cache': False, 'output_router_logits': False}
+    """
+    asked = {"output_router_logits": False} if arguments.get("output_router_logits") else {}
+    return {**arguments, **asked}

@@ -223,8 +223,9 @@ def check_target(target: Path, *, overwrite: bool) -> None:
 
 def _check_writable(target: Path) -> None:
     """Check that the nearest folder that is there takes a file."""
-    there = next(parent for parent in target.absolute().parents if parent.exists())
+    there = target.absolute()
     try:
+        there = next((parent for parent in there.parents if parent.exists()), there)
         with TemporaryFile(dir=there):
             pass
     except OSError as error:

@@ -277,6 +277,8 @@ class _Run:
         stopping = self.stopping()
         if now or late or stopping:
             self._save()
+            # It may have been pressed meanwhile.
+            stopping = self.stopping()
         if stopping:
             raise KeyboardInterrupt(
                 f"stopped after step {self.state.step:,} of {self.total:,}; --resume (in Python resume=True) "

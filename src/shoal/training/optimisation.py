@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -68,9 +69,20 @@ class FitSettings:
             ),
             (self.checkpoint_every < 1, f"checkpoint_every={self.checkpoint_every}: 1 or more works"),
         ]
-        found = [fault for wrong, fault in faults if wrong]
+        found = [fault for wrong, fault in faults if wrong] + self._faults_of_purpose()
         if found:
             raise ConfigError(f"asked to train with {'; '.join(found)}.")
+
+    def _faults_of_purpose(self) -> list[str]:
+        named = dict(self.purpose) if isinstance(self.purpose, Mapping) else {"purpose": self.purpose}
+        found = []
+        if own := {each.name for each in fields(self) if each.name != "purpose"} & {*named}:
+            found.append(f"purpose naming {', '.join(sorted(own))}: names of no other setting work")
+        try:
+            json.dumps(named)
+        except (TypeError, ValueError):
+            found.append(f"purpose={self.purpose!r}: words, or JSON values by their names, work")
+        return found
 
     def agreed(self) -> dict[str, Any]:
         """Return by name all that a resumed run must agree on.

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -302,3 +303,5 @@ def test_where_nothing_can_be_written_is_told_before(tmp_path):
             check_target(target, overwrite=False)
     check_target(tmp_path / "not" / "there" / "out", overwrite=False)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+    with pytest.raises(ConfigError):
+        check_target(Path("/"), overwrite=True)

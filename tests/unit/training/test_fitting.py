@@ -186,7 +186,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
 
     path = tmp_path / "state.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match="it is no checkpoint of version 3"):
+    with pytest.raises(ConfigError, match="it is no checkpoint of version 4"):
         fit(network(), data(), FitSettings(), objective=cross_entropy, checkpoint=path, resume=True)
 
 

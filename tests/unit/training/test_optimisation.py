@@ -55,6 +55,19 @@ def test_all_faults_are_told_at_once():
         FitSettings(epochs=-1, lr=-1)
 
 
+@pytest.mark.parametrize(
+    ("purpose", "message"),
+    [
+        ({"data": object()}, "purpose=.*object.*: words, or JSON values by their names, work"),
+        ({"seed": 1, "lr": 2, "data": "x"}, "purpose naming lr, seed: names of no other setting work"),
+    ],
+)
+def test_what_a_resumed_run_cannot_be_compared_by_is_refused(purpose, message):
+    with pytest.raises(ConfigError, match=message):
+        FitSettings(purpose=purpose)
+    assert FitSettings(purpose={"data": "x"}).agreed()["data"] == "x"
+
+
 def test_an_optimizer_moves_weights():
     net = nn.Linear(2, 1)
     before = net.weight.clone()

@@ -98,6 +98,23 @@ def test_ctrl_c_keeps_the_step_in_progress(tmp_path, batches, stop):
     assert [epoch.loss for epoch in report.epochs] == [epoch.loss for epoch in expected.epochs]
 
 
+@pytest.mark.parametrize("step", [10, 15])
+def test_ctrl_c_while_a_checkpoint_is_written_stops_too(tmp_path, monkeypatch, step):
+    save = fitting.save_state
+
+    def pressed(*args):
+        if args[3].step == step:
+            press()
+        save(*args)
+
+    monkeypatch.setattr(fitting, "save_state", pressed)
+    settings, path = FitSettings(epochs=3, checkpoint_every=5), tmp_path / "state.safetensors"
+    with pytest.raises(KeyboardInterrupt, match=f"stopped after step {step} of 15"):
+        fit(network(), data(), settings, objective=cross_entropy, checkpoint=path)
+    monkeypatch.undo()
+    assert fit(network(), data(), settings, objective=cross_entropy, checkpoint=path, resume=True).steps == 15
+
+
 def test_ctrl_c_twice_or_without_a_checkpoint_acts_at_once(tmp_path):
     path, settings = tmp_path / "state.safetensors", FitSettings(epochs=3)
     for options in ({"checkpoint": path, "objective": Pressing(3, times=2)}, {"objective": Pressing(3)}):

@@ -98,6 +98,7 @@ def _check_compiled(model: nn.Module, chain: Chain) -> None:
 def inputs_of(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Return a call's arguments by name, those by place first; by number where the forward has no name."""
     known = inspect.signature(model.forward).parameters.values()
-    names = [each.name for each in known if each.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
+    by_place = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    names = [each.name for each in known if each.kind in by_place]
     names += map(str, range(len(names), len(args)))
     return dict(zip(names, args, strict=False)) | kwargs

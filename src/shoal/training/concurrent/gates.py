@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from shoal.activations import Replay
 from shoal.architectures import bypassed
 from shoal.architectures.hidden import stand_ins
-from shoal.architectures.routing import unrouted
+from shoal.architectures.routing import unrouted, without_routing
 from shoal.calling import device_of, random_state, restore_random_state
 from shoal.errors import ConfigError, UnitError
 from shoal.plan import Plan
@@ -33,6 +33,10 @@ from shoal.training.concurrent.emptied import Emptied, forget_, only_in
 from shoal.units import Chain
 
 __all__ = ["Gates"]
+
+# One draw serves so many calls of a step: a backward pass may call units of any of them again. It serves no
+# more, as batches that a loop skips come to no step.
+_SERVED = 4
 
 
 class Gates:
@@ -78,7 +82,8 @@ class Gates:
         self._generator = torch.Generator().manual_seed(seed)
         self._emptied: dict[str, Emptied] = {}
         self._call, self._until_step = ExitStack(), ExitStack()
-        self._drawn: frozenset[int] | None = None
+        self._drawn: frozenset[int] = frozenset()
+        self._served = 0
         self._asleep = False
         self._buffers: Buffers = []
         self._autocast: tuple[bool, torch.dtype] = False, torch.bfloat16
@@ -151,7 +156,7 @@ class Gates:
     def forget(self) -> None:
         """Let go of what the last call in training has left in memory; the next one draws anew."""
         self._until_step.close()
-        self.outputs, self._drawn, self._buffers = None, None, []
+        self.outputs, self._served, self._buffers = None, 0, []
         self.replay = Replay(self.model, self.chain, None)
 
     def decay_shut_(self) -> None:
@@ -254,14 +259,15 @@ class Gates:
             return
         if self.model.training and torch.is_grad_enabled():
             check_uncompiled(self.model)
-            # One draw until the step: a backward pass may call units of any call before it again.
-            self._drawn = self.draw() if self._drawn is None else self._drawn
+            if not self._served:
+                self._drawn = self.draw()
+            self._served = (self._served + 1) % _SERVED
             self.off, self.outputs = self._drawn, None
             self.calls += 1
             self._buffers = other_buffers(self.model)
             kind = device_of(self.model).type
             self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-            self._call.enter_context(self.replay.recording(self.off, *args, **kwargs))
+            self._call.enter_context(self.replay.recording(self.off, *args, **without_routing(kwargs)))
             self._call.enter_context(self.watching())
         else:
             self._call.enter_context(bypassed(self.model, self.chain, self.settled()))

@@ -36,9 +36,9 @@ class Price:
     levels: tuple[tuple[Quantity, float], ...] = (("macs", 0.0),)
 
     def __post_init__(self) -> None:
+        if not self.levels or not isinstance(self.levels, tuple) or not all(map(_is_level, self.levels)):
+            raise ConfigError(f"asked for a price of {self.levels!r}: {_FORMS} work.")
         names = [name for name, _ in self.levels]
-        if not names or not {*names} <= {*get_args(Quantity)}:
-            raise ConfigError(f"asked for a price of {str(self)!r}: {_FORMS} work.")
         if len({*names}) < len(names):
             raise ConfigError(
                 f"asked for a price of {str(self)!r}, which names a quantity twice: {_FORMS} work."
@@ -61,6 +61,13 @@ class Price:
 
     def __str__(self) -> str:
         return ",".join(f"{name}={level!r}" for name, level in self.levels)
+
+
+def _is_level(given: object) -> bool:
+    match given:
+        case (str(name), int() | float()):
+            return name in get_args(Quantity)
+    return False
 
 
 def _level(part: str, whole: object) -> tuple[Quantity, float]:

@@ -46,8 +46,8 @@ def pruning_callback(
         small.save_pretrained(folder)
 
     Each step of the optimiser is one of the pruner. Where gradients are accumulated, the gates are drawn once
-    for all batches of a step, and the last one tells what units are worth. How far it has come is in what is
-    printed and in the trainer's `log_history` as `pruning/…`; trackers (`report_to`) are told before
+    for every four batches of a step, and the last one tells what units are worth. How far it has come is in
+    what is printed and in the trainer's `log_history` as `pruning/…`; trackers (`report_to`) are told before
     callbacks are.
 
     The trainer's own network, its checkpoints and what it saves at the end are without the weights of units

@@ -463,6 +463,16 @@ def test_calls_between_two_steps_have_one_draw(toy, x):
     assert len(drawn) > 5
 
 
+def test_batches_that_a_loop_skips_meet_other_draws(toy, x):
+    gates = Gates(toy.train(), find_units(toy, x), start=0.5)
+    found = []
+    for _ in range(40):
+        toy(x)
+        found.append(gates.off)
+    assert len({*found}) > 5
+    assert all(len({*found[at : at + 4]}) == 1 for at in range(0, 40, 4))
+
+
 def test_mixtures_of_experts_are_asked_without_their_routing():
     transformers = pytest.importorskip("transformers")
     config = transformers.MixtralConfig(
@@ -484,6 +494,11 @@ def test_mixtures_of_experts_are_asked_without_their_routing():
     for off in ({1}, {1, 2}, {2}):
         assert torch.equal(gates.replayed(off).logits, outputs.logits) == (off == {1})
     assert config.output_router_logits
+    gates.forget()
+    outputs = model(input_ids=ids, output_router_logits=True)
+    assert outputs.router_logits
+    assert torch.equal(gates.replayed({1}).logits, outputs.logits)
+    assert gates.replayed({1, 2}).router_logits is None
     gates.close()
 
 
@@ -589,3 +604,14 @@ def test_labels_given_by_place_are_seen():
         net(x, y).sum().backward()
         pruner.step()
     assert any(gain.count for gain in pruner.decisions.gains.values())
+
+
+def test_arguments_that_come_by_place_alone_have_names_too():
+    class Placed(Several):
+        def forward(self, x, /, labels=None):
+            return super().forward(x)
+
+    net, x, y = Placed(), torch.randn(2, 4), torch.tensor([0, 1])
+    gates = Gates(net.train(), find_units(net, x))
+    net(x, y)
+    assert list(gates.inputs) == ["x", "labels"]

@@ -252,7 +252,19 @@ def test_what_is_no_price_is_said(given):
         Price.parse(given)
 
 
-@pytest.mark.parametrize("levels", [(), (("macs", -1.0),), (("macs", math.nan),), (("size", 1.0),)])
+@pytest.mark.parametrize(
+    "levels",
+    [
+        (),
+        0.1,
+        "macs=1",
+        (("macs", -1.0),),
+        (("macs", math.nan),),
+        (("size", 1.0),),
+        (("macs", "1"),),
+        (("macs",),),
+    ],
+)
 def test_a_price_is_one_however_it_is_made(levels):
     with pytest.raises(ConfigError, match=r"asked for a price of .*params=0.3, latency=0.1"):
         Price(levels)
