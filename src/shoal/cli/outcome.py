@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from shoal.result import Measurement
     from shoal.surgery import Verification
 
-__all__ = ["Outcome", "TrainingOptions", "checkpoint_of", "judged_by", "measured", "written"]
+__all__ = [
+    "Outcome",
+    "TrainingOptions",
+    "check_checkpoint",
+    "checkpoint_of",
+    "judged_by",
+    "measured",
+    "written",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +87,34 @@ class Outcome:
 
 
 def checkpoint_of(options: TrainingOptions, name: str) -> Path:
-    """Return the file beside the output from which training goes on, and say so where there is none to."""
-    path = beside(options.output, f"{name}.safetensors")
+    """Return the file beside the output from which training goes on, and say so where there is none to.
+
+    Raises:
+        ConfigError: As `check_checkpoint`.
+    """
+    path = check_checkpoint(options, name)
     if options.resume and not path.exists():
         note(f"there is no checkpoint {path} to resume from: training begins anew")
+    return path
+
+
+def check_checkpoint(options: TrainingOptions, name: str) -> Path:
+    """Return the file beside the output from which training goes on, after a look at what is there.
+
+    Raises:
+        ConfigError: If an interrupted run left it, and it may neither be gone on with nor thrown away; or a
+            folder has its name.
+    """
+    path = beside(options.output, f"{name}.safetensors")
+    if path.is_dir():
+        raise ConfigError(
+            f"asked to keep a checkpoint in {str(path)!r}: it is a folder. Choose another output."
+        )
+    if path.exists() and not (options.resume or options.overwrite):
+        raise ConfigError(
+            f"asked to begin anew, and {path} is where an interrupted run stands: --resume goes on from it, "
+            "--overwrite throws it away."
+        )
     return path
 
 

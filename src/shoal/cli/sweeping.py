@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import typer
 from shoal.cli.console import note, show_json, show_table
 from shoal.cli.exits import FAILED
 from shoal.cli.files import check_file_target, write_text
+from shoal.cli.outcome import check_checkpoint
 from shoal.cli.training import Training, check_figures
 from shoal.errors import ConfigError, MissingExtraError, ShoalError, ShoalWarning
 from shoal.launchers import is_main, started
@@ -116,6 +117,7 @@ def _check(options: Options, runs: Mapping[str, Options]) -> None:
 
     for each in runs.values():
         check_target(each.output, overwrite=options.overwrite or options.resume)
+        check_checkpoint(each, "train")
         check_figures(each)
     for path in _files(options.output):
         check_file_target(path, overwrite=options.overwrite or options.resume)
@@ -137,13 +139,23 @@ def _is_of(options: Options, training: Training) -> bool:
     if not options.output.exists():
         return False
     theirs = (read_record(options.output).get("training") or {}).get("asked") or {}
-    other = [name for name, value in training.asked(options).items() if theirs.get(name) != value]
+    other = list(dict.fromkeys(_differences(theirs, training.asked(options))))
     if other and not options.overwrite:
         raise ConfigError(
-            f"asked to go on with {options.output.parent}: {options.output.name} in it was trained with "
-            f"another {' and another '.join(other)}. Ask for the same, or replace it with --overwrite."
+            f"asked to go on with {options.output.parent}, and {options.output.name} in it was trained "
+            f"otherwise: {', '.join(other)}. Ask for the same, or replace it with --overwrite."
         )
     return not other
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What was asked for and is not any more, such as `epochs 5 -> 6`."""
+    for name, value in now.items():
+        earlier = before.get(name)
+        if isinstance(value, dict) and isinstance(earlier, dict):
+            yield from _differences(earlier, value)
+        elif earlier != value:
+            yield f"{name} {earlier!r} -> {value!r}"
 
 
 def _check_goals(training: Training, runs: Mapping[str, Options]) -> None:

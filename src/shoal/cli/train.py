@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from shoal.cli.command import Flag
 from shoal.cli.options import FormatOptions, UnitOptions
-from shoal.cli.outcome import TrainingOptions
+from shoal.cli.outcome import TrainingOptions, check_checkpoint
 from shoal.cli.settings import show_settings
 
 __all__ = ["Options", "list_settings", "run"]
@@ -87,6 +87,7 @@ def run(options: Options) -> None:
         return
     check_goal(options)
     check_target(options.output, overwrite=options.overwrite)
+    check_checkpoint(options, "train")
     check_figures(options)
     trained = Training.of(options).once(options)
     if trained is None:

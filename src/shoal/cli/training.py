@@ -224,10 +224,12 @@ def check_figures(options: Options) -> None:
     if options.figures is None:
         return
     from shoal.reports.figures import check_available, figure_paths
+    from shoal.surgery.folders import check_writable
 
     if options.method != "concurrent":
         raise ConfigError(f"asked for --figures with the method {options.method}: it has no gates to draw.")
     check_available()
+    check_writable(options.figures)
     if options.figures.is_file():
         raise ConfigError(
             f"asked to write figures into {str(options.figures)!r}: it is a file. Name a folder."

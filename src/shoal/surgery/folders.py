@@ -18,7 +18,7 @@ from shoal.errors import ConfigError
 from shoal.journal import Journal
 from shoal.surgery.record import RECORD
 
-__all__ = ["check_target", "left_beside", "resumable", "written_whole"]
+__all__ = ["check_target", "check_writable", "left_beside", "resumable", "written_whole"]
 
 _JOURNAL = ".journal.jsonl"
 
@@ -206,7 +206,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         ConfigError: If it exists and may not be replaced, shoal did not write it, or nothing can be written
             there.
     """
-    _check_writable(target)
+    check_writable(target)
     if not target.exists():
         return
     if not overwrite:
@@ -221,8 +221,17 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         )
 
 
-def _check_writable(target: Path) -> None:
-    """Check that the nearest folder that is there takes a file."""
+def check_writable(target: Path) -> None:
+    """Check that a folder could be made: the nearest one that is there takes a file.
+
+    Raises:
+        ConfigError: If not.
+    """
+    if target.is_symlink() and not target.exists():
+        raise ConfigError(
+            f"asked to write the folder {str(target)!r}: it is a link to {str(target.readlink())!r}, which "
+            "is not there. Choose another name."
+        )
     there = target.absolute()
     try:
         there = next((parent for parent in there.parents if parent.exists()), there)

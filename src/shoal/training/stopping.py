@@ -1,4 +1,4 @@
-"""Ctrl-C in a training run: the step in progress is finished and its state kept before the run stops."""
+"""Ctrl-C or SIGTERM in a training run: the step in progress is finished and its state kept first."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["stoppable"]
 
 @contextmanager
 def stoppable(*, wanted: bool = True) -> Iterator[Callable[[], bool]]:
-    """Yield what says whether Ctrl-C was pressed inside the `with`, where that raises nothing at first.
+    """Yield what says whether Ctrl-C was pressed inside the `with`, or SIGTERM sent, where that does nothing
+    at first.
 
-    A second Ctrl-C raises `KeyboardInterrupt` at once. In other threads than the main one, and where the
-    caller has a handler of its own or ignores Ctrl-C, that stays as it is.
+    A second one acts at once. In other threads than the main one, and where the caller has a handler of its
+    own or ignores the signal, that stays as it is.
 
     Args:
         wanted: Whether this is wanted at all.
@@ -26,18 +27,23 @@ def stoppable(*, wanted: bool = True) -> Iterator[Callable[[], bool]]:
         ...     stopping()
         False
     """
-    usual, asked = signal.default_int_handler, list[bool]()
+    asked = list[bool]()
     main = threading.current_thread() is threading.main_thread()
-    if not (wanted and main and signal.getsignal(signal.SIGINT) is usual):
-        yield lambda: False
-        return
+    usual = {number: how for number, how in _USUAL.items() if signal.getsignal(number) is how}
+    if not (wanted and main):
+        usual.clear()
 
     def note(number: int, frame: FrameType | None) -> None:
         asked.append(True)
-        signal.signal(signal.SIGINT, usual)
+        signal.signal(number, usual[number])
 
-    signal.signal(signal.SIGINT, note)
+    for number in usual:
+        signal.signal(number, note)
     try:
         yield lambda: bool(asked)
     finally:
-        signal.signal(signal.SIGINT, usual)
+        for number, how in usual.items():
+            signal.signal(number, how)
+
+
+_USUAL = {int(signal.SIGINT): signal.default_int_handler, int(signal.SIGTERM): signal.SIG_DFL}

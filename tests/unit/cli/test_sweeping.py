@@ -76,10 +76,12 @@ def test_an_interrupted_sweep_goes_on_with_what_is_not_complete(shoal, place, st
     assert len(begun) == 3
     other = shoal(f"{SWEEP} --resume --seed 1")
     assert other.code == 2
-    assert "units-2 in it was trained with another fitting and another gates" in other.err
+    assert "units-2 in it was trained otherwise: seed 0 -> 1. Ask" in other.err
     other = shoal(f"{SWEEP} --resume --eval-data net.py:batches")
     assert other.code == 2
-    assert "units-2 in it was trained with another eval_data." in other.err
+    assert (
+        "units-2 in it was trained otherwise: eval_data 'digits:test' -> 'net.py:batches'. Ask" in other.err
+    )
     assert shoal(f"{SWEEP} --resume --seed 1 --overwrite").code == 0
     assert len(begun) == 5
 

@@ -66,6 +66,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(shoal, place, monkeypatch):
     )
     assert not (place / "small").exists()
     assert (place / "small.train.safetensors").exists()
+    anew = shoal(f"{TRAIN} --budget units=4")
+    assert anew.code == 2
+    assert "small.train.safetensors is where an interrupted run stands: --resume goes on from it" in anew.err
     other = shoal(f"{TRAIN} --budget units=3 --augment --resume")
     assert other.code == 2
     assert "augment False -> True, budget 'units=4' -> 'units=3'" in other.err
@@ -73,6 +76,24 @@ def test_an_interrupted_run_goes_on_where_it_stopped(shoal, place, monkeypatch):
     assert len(taken) == 12
     whole, resumed = (load_file(place / name / "model.safetensors") for name in ("whole", "small"))
     assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        ("-o dangling", "'dangling': it is a link to 'nowhere', which is not there"),
+        ("--figures net.py/there", "nothing can be written in"),
+        ("-o taken", "a checkpoint in 'taken.train.safetensors': it is a folder"),
+    ],
+)
+def test_places_that_cannot_be_written_are_refused_before_training(shoal, place, typed, message, files):
+    (place / "dangling").symlink_to("nowhere")
+    (place / "taken.train.safetensors").mkdir()
+    before = files()
+    outcome = shoal(f"{TRAIN} --budget units=4 {typed}")
+    assert outcome.code == 2
+    assert message in outcome.err
+    assert files() == before
 
 
 def test_resuming_without_a_checkpoint_says_that_it_begins_anew(shoal):

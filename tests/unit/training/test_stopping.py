@@ -52,6 +52,18 @@ def test_ctrl_c_is_noted_once_and_raised_then():
         press()
 
 
+def test_a_request_to_terminate_is_noted_once_too():
+    done = signal.getsignal(signal.SIGTERM)
+    with stoppable() as stopping:
+        signal.raise_signal(signal.SIGTERM)
+        assert stopping()
+        # The second one would end this process.
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+        assert signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    assert (signal.getsignal(signal.SIGTERM), done) == (signal.SIG_DFL, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_ctrl_c_is_raised_where_nothing_else_is_wanted():
     with pytest.raises(KeyboardInterrupt), stoppable(wanted=False):
         press()

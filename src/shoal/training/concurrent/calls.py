@@ -61,7 +61,8 @@ def check_gateable(model: nn.Module, chain: Chain) -> None:
     kind = type(model).__name__
     if isinstance(model, DataParallel | DistributedDataParallel):
         raise ConfigError(f"asked to put gates on a {kind}: give the network inside, `.module`.")
-    owners = (getattr(hook, "__self__", None) for hook in model._forward_pre_hooks.values())
+    hooks = (hook for module in model.modules() for hook in module._forward_pre_hooks.values())
+    owners = (getattr(hook, "__self__", None) for hook in hooks)
     if any(isinstance(owner, _Hooks) and owner.told is not None for owner in owners):
         raise ConfigError(
             f"asked to put gates on a {kind} that has gates already. finish() or close() the pruner that it "

@@ -81,6 +81,7 @@ class Gates:
         self.replay = Replay(model, chain, None)
         self._generator = torch.Generator().manual_seed(seed)
         self._emptied: dict[str, Emptied] = {}
+        self._leaving: Callable[[], None] | None = None
         self._call, self._until_step = ExitStack(), ExitStack()
         self._drawn: frozenset[int] = frozenset()
         self._served = 0
@@ -186,19 +187,34 @@ class Gates:
             raise UnitError(
                 f"asked to remove unit {index}: it has no gate. Units {sorted(self.theta)} have one."
             )
-        # A call may have been interrupted; and a removal that is has happened.
+        # A call may have been interrupted.
         self._call.close()
         self._until_step.close()
-        del self.theta[index]
-        self.removed.append(index)
+        self._complete()
         unit = self.chain[index]
         modules = [self.model.get_submodule(path) for path in unit.modules]
         gone = only_in(modules, self.model)
-        if optimizer is not None:
-            forget_(optimizer, gone)
         instead = stand_ins(unit.outputs, len(modules))
-        for path, module, stand_in in zip(unit.modules, modules, instead, strict=True):
-            self._emptied[path] = Emptied(module, stand_in, gone)
+        emptied = [Emptied(*each, gone) for each in zip(modules, instead, strict=True)]
+
+        def leave() -> None:
+            self.theta.pop(index, None)
+            if index not in self.removed:
+                self.removed.append(index)
+            self._emptied |= dict(zip(unit.modules, emptied, strict=True))
+            if optimizer is not None:
+                forget_(optimizer, gone)
+            for each in emptied:
+                each.empty()
+
+        self._leaving = leave
+        self._complete()
+
+    def _complete(self) -> None:
+        """Let the unit that is about to leave do so: its removal may have been interrupted."""
+        if self._leaving is not None:
+            self._leaving()
+            self._leaving = None
 
     def finished(self, plan: Plan | None = None) -> nn.Module:
         """Return a new, ordinary network without the units that have left; see `shoal.apply`.
@@ -211,9 +227,10 @@ class Gates:
         """
         gated = bool(self._handles)
         self.close()
-        for emptied in self._emptied.values():
-            emptied.fill()
+        self._complete()
         try:
+            for emptied in self._emptied.values():
+                emptied.fill()
             return apply(self.model, plan or Plan.removing(self.chain, self.removed, method="concurrent"))
         finally:
             for emptied in self._emptied.values():
@@ -253,8 +270,9 @@ class Gates:
         self._until_step.close()
         if self._asleep:
             return
-        # The call before may have been interrupted.
+        # The call before may have been interrupted, or a removal.
         self._call.close()
+        self._complete()
         if self.settled_for_good:
             return
         if self.model.training and torch.is_grad_enabled():

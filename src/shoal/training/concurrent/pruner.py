@@ -167,7 +167,8 @@ class ConcurrentPruner:
         self.done = step
         if decisions.frozen:
             self._questions.close()
-        self.removed_at |= dict.fromkeys(gone, self.done)
+        # Others may have left in a step that was interrupted.
+        self.removed_at |= dict.fromkeys({*self.gates.removed} - {*self.removed_at}, self.done)
         self.gates.forget()
         self._note()
         return self.progress(tuple(gone))

@@ -410,26 +410,13 @@ def test_after_an_interrupted_call_units_can_leave(toy, x, off):
         assert torch.equal(small.eval()(x), plain.eval()(x))
 
 
-def test_a_removal_that_is_interrupted_has_happened(toy, x, monkeypatch):
-    def interrupt(*_):
-        raise KeyboardInterrupt
-
-    plain = deepcopy(toy)
-    gates = Gates(toy, find_units(toy, x))
-    with monkeypatch.context() as patched:
-        patched.setattr("shoal.training.concurrent.gates.Emptied", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            gates.remove_(2, torch.optim.SGD(toy.parameters(), lr=0.1))
-    assert (gates.removed, sorted(gates.theta)) == ([2], [0, 1, 3, 4, 5])
-    with bypassed(plain, gates.chain, {2}):
-        assert torch.equal(toy.eval()(x), plain.eval()(x))
-        assert torch.equal(gates.finished().eval()(x), plain(x))
-
-
 def test_a_network_that_has_gates_gets_no_others(toy, x):
     gates = Gates(toy, find_units(toy, x))
     with pytest.raises(ConfigError, match=r"a Toy that has gates already. finish\(\) or close\(\)"):
         Gates(toy, gates.chain)
+    outer = nn.Sequential(toy)
+    with pytest.raises(ConfigError, match="a Sequential that has gates already"):
+        Gates(outer, find_units(deepcopy(outer), x))
     Gates(deepcopy(toy), gates.chain).close()
     gates.close()
     Gates(toy, gates.chain).close()
