@@ -74,13 +74,16 @@ def run(depth: int, seed: int, price: str) -> dict[str, Any]:
         max_steps=STEPS, optimizer="sgd", lr=0.02, weight_decay=5e-4, warmup=0.0, clip=None, seed=seed
     )
     fit(model, batches, recipe, objective=objective, pruner=pruner)
+    worth = pruner.worth(train.batches, most_batches=len(train.batches)).values()
     found, small = pruner.progress(), pruner.finish().eval()
     return {
         "depth_at_first": depth,
         "seed": seed,
         "price": price,
         "depth": found.units,
-        "gates": sorted(set(pruner.gates.theta.values())),
+        "undecided_gates": pruner.decisions.undecided,
+        "blocks_worth_their_price": sum(each.gain >= each.price for each in worth),
+        "blocks_surely_below_their_price": sum(each.is_short for each in worth),
         "training_macs_saved": found.saved,
         "accuracy": evaluate_quality(small, test.batches)["accuracy"],
     }

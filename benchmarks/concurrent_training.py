@@ -42,7 +42,6 @@ from torch.optim import Optimizer
 from ways import Trained, means, random_units
 
 from shoal import Plan, apply, find_units, make_plan
-from shoal.architectures import bypassed
 from shoal.budget import Budget
 from shoal.calling import call
 from shoal.data import ReshuffledBatches
@@ -241,30 +240,19 @@ def concurrent(model: nn.Module, way: str, seed: int, batches: ReshuffledBatches
     settings = ConcurrentSettings(seed=seed, estimator="slope" if way.endswith("slope") else "flip")
     pruner = ConcurrentPruner(model, EXAMPLE, steps=steps, budget=BUDGET, settings=settings)
     seconds = trained(model, batches, seed, steps, pruner)
+    worth = pruner.worth(batches, most_batches=32).values()
     found, small = pruner.progress(), pruner.finish()
     recalibrate_(small, batches)
-    price = found.price * pruner.chain[1].macs / whole
-    gains = worth(small, [next(iter(batches)) for _ in range(32)])
+    predicted = pruner.plan().predicted
     known = {
-        "removed_at": pruner.plan().predicted.get("removed_at"),
-        "gates": sorted(set(pruner.gates.theta.values())),
-        "price_of_a_block": price,
-        "gains_of_blocks_left": gains,
-        "blocks_worth_their_price": sum(gain >= price for gain in gains),
+        "removed_at": predicted["removed_at"],
+        "undecided_gates": predicted["undecided"],
+        "worth_of_blocks_left": [asdict(each) for each in worth],
+        "blocks_worth_their_price": sum(each.gain >= each.price for each in worth),
+        "blocks_surely_below_their_price": sum(each.is_short for each in worth),
     }
     macs = (1 - found.saved) * 3 * whole * steps
     return Trained(model=small, macs=macs, seconds=seconds, removed=pruner.removed, known=known)
-
-
-def worth(model: nn.Module, batches: Batches) -> list[float]:
-    """Return by how much the mean loss of some training images rises without each block."""
-    model.eval()
-    chain, quality = find_units(model, EXAMPLE), evaluate_quality(model, batches)
-    gains = []
-    for index in chain.removable:
-        with bypassed(model, chain, [index]):
-            gains.append(evaluate_quality(model, batches)["loss"] - quality["loss"])
-    return gains
 
 
 def then_pruned(model: nn.Module, seed: int, batches: ReshuffledBatches, steps: int, at: int) -> Trained:

@@ -58,6 +58,8 @@ class Trained:
         self.outcome.show(*self._notes())
 
     def _notes(self) -> list[str]:
+        from shoal.training.concurrent.worth import Worth
+
         notes = []
         asked = self.told["asked"]
         if asked["shortcuts"]:
@@ -74,6 +76,12 @@ class Trained:
             saved = self.told["pruning"]["saved"]
             what = "was saved" if saved >= 0 else "came on top, for asking units what they are worth"
             notes.append(f"{abs(saved):.0%} of the training compute of the whole network {what}, in MACs")
+        worth = self.plan.predicted.get("worth", {})
+        if short := sum(Worth(**each).is_short for each in worth.values()):
+            notes.append(
+                f"{short} of the {len(worth)} units that could still leave are worth less than their price "
+                "now that training is over: without them the network would be hardly worse"
+            )
         asked_of = self.plan.predicted.get("asked", {})
         left = self.plan.removed if asked_of else ()
         if unsure := sum(asked_of.get(str(index), 0) < _FEWEST for index in left):
@@ -285,6 +293,8 @@ def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
         max_steps=options.steps,
         lr=usual if options.lr is None else options.lr,
         weight_decay=options.weight_decay,
+        # The region of attraction is that of weights that decay.
+        decay_all=options.preset == "paper",
         warmup=0.05,
         seed=options.seed,
         purpose={"data": options.data, "augment": options.augment},

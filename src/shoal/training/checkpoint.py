@@ -29,7 +29,7 @@ __all__ = [
     "save_state",
 ]
 
-VERSION = "4"
+VERSION = "5"
 _WORDS = {"total": "steps in all"}
 _SIZES = "As many epochs have other steps with another batch size or number of samples. "
 

@@ -28,6 +28,7 @@ class FitSettings:
         lr: Highest learning rate; a cosine takes it to 0.
         momentum: Of `sgd`.
         weight_decay: Of weights; biases and norms, parameters of one axis, are not decayed.
+        decay_all: Whether those are, too.
         warmup: Share of the steps in which the learning rate rises to its highest.
         clip: Largest norm of the gradient; None leaves it as it is.
         mixed_precision: `no`, `bf16`, or `fp16` on a GPU.
@@ -42,6 +43,7 @@ class FitSettings:
     lr: float = 1e-3
     momentum: float = 0.9
     weight_decay: float = 0.01
+    decay_all: bool = False
     warmup: float = 0.1
     clip: float | None = 1.0
     mixed_precision: Literal["no", "bf16", "fp16"] = "no"
@@ -113,9 +115,10 @@ def make_optimizer(model: nn.Module, settings: FitSettings) -> Optimizer:
             f"asked to train {type(model).__name__} with weights in float16: steps and squared gradients "
             "are lost in it. Load it in float32 or bfloat16; mixed_precision='fp16' works on a GPU."
         )
+    decayed = [p for p in trained if p.dim() > 1 or settings.decay_all]
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in trained if p.dim() > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.dim() <= 1], "weight_decay": 0.0},
+        {"params": decayed, "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.dim() <= 1 and not settings.decay_all], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":

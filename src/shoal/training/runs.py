@@ -159,6 +159,8 @@ class _Run:
             plan = Plan.removing(find_units(student, self.start.example), [], method=self.goal.method)
         report = self._fitted(student, batches, pruner, checkpoint, resume=resume)
         if pruner is not None:
+            with seeded(student, self.fitting.seed):
+                pruner.worth(batches)
             student, plan = pruner.finish(), pruner.plan()
         with seeded(student, self.fitting.seed):
             recalibrate_(student, batches)

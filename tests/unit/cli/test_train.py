@@ -34,6 +34,19 @@ def test_choices_close_to_chance_are_called_that(shoal, steps, told):
     assert ("units that left were asked on fewer than 10 batches" in outcome.err) is told
 
 
+@pytest.mark.parametrize(("price", "told"), [(100, True), (0, False)])
+def test_units_that_are_not_worth_their_price_at_the_end_are_told_of(shoal, place, price, told):
+    outcome = shoal(f"{TRAIN} --price {price}")
+    assert outcome.code == 0
+    assert ("worth less than their price now that training is over" in outcome.err) is told
+    predicted = json.loads((place / "small" / "shoal.json").read_text())["plan"]["predicted"]
+    left = predicted["units"] if price == 0 else 1
+    assert len(predicted["worth"]) == left
+    assert all(
+        (each["gain"] + 2 * each["error"] < each["price"]) is told for each in predicted["worth"].values()
+    )
+
+
 def test_json_is_one_document(shoal):
     found = shoal(f"{TRAIN} --price 0.1 --json").json
     assert found["plan"]["budget"] is None

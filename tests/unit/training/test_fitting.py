@@ -1,4 +1,6 @@
 import math
+import re
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -6,7 +8,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gated import Toy
+from shoal.cli import console
 from shoal.errors import ConfigError, DataError
+from shoal.progress import reporting
+from shoal.training.checkpoint import VERSION
+from shoal.training.concurrent import ConcurrentPruner, ConcurrentSettings
 from shoal.training.fitting import fit
 from shoal.training.optimisation import FitSettings
 
@@ -186,7 +193,7 @@ def test_a_safetensors_file_of_something_else_is_refused(tmp_path):
 
     path = tmp_path / "state.safetensors"
     save_file({"x": torch.zeros(1)}, path)
-    with pytest.raises(ConfigError, match="it is no checkpoint of version 4"):
+    with pytest.raises(ConfigError, match=f"it is no checkpoint of version {VERSION}"):
         fit(network(), data(), FitSettings(), objective=cross_entropy, checkpoint=path, resume=True)
 
 
@@ -268,3 +275,56 @@ def test_mixed_precision_trains():
 def test_a_precision_that_the_device_does_not_have_is_refused():
     with pytest.raises(ConfigError, match="fp16' on a CPU: no and bf16 work"):
         fit(network(), data(), FitSettings(mixed_precision="fp16"), objective=cross_entropy)
+
+
+def gated() -> tuple[nn.Module, ConcurrentPruner]:
+    """A network of five units, of which two leave in twenty steps."""
+    torch.manual_seed(0)
+    net, settings = Toy(5, width=8, inputs=4, classes=3), ConcurrentSettings(probes=1, every=2)
+    return net, ConcurrentPruner(net, data()[0][0], steps=20, budget="units=3", settings=settings)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_the_optimiser_holds_what_is_left_of_the_network_and_nothing_else(optimizer):
+    net, pruner = gated()
+    net.head.bias.requires_grad_(False)
+    settings = FitSettings(epochs=4, optimizer=optimizer)
+    fit(net, data(), settings, objective=cross_entropy, pruner=pruner)
+    assert len(pruner.removed) == 2
+    left = {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
+    held = [id(parameter) for group in pruner.optimizer.param_groups for parameter in group["params"]]
+    assert sorted(held) == sorted(left)
+    assert {id(parameter) for parameter in pruner.optimizer.state} == left
+
+
+def test_what_is_shown_while_units_leave_is_what_the_pruner_knows(monkeypatch, capsys):
+    net, pruner = gated()
+    losses, known, step = [], [], pruner.step
+
+    def objective(model, inputs, labels):
+        loss = cross_entropy(model, inputs, labels)
+        losses.append(loss.item())
+        return loss
+
+    monkeypatch.setattr(pruner, "step", lambda batch: known.append(step(batch)))
+    # By this clock a step takes a second, and every second there is a line.
+    monkeypatch.setattr(console, "time", SimpleNamespace(monotonic=lambda: float(len(losses))))
+    monkeypatch.setattr(console, "_PATIENCE", 1.0)
+    monkeypatch.setattr(console, "_EVERY", 1.0)
+    with console.TerminalReporter() as reporter, reporting(reporter):
+        fit(net, data(), FitSettings(epochs=4), objective=objective, pruner=pruner)
+    told = (
+        r"training, loss (\S+), (\d) of 5 units, (\d+)% of MACs, (\d+)% of the training (saved|on top): "
+        r"\d+ % \((\d+) of 20\), (\d+) s left"
+    )
+    for line, loss, now in zip(capsys.readouterr().err.splitlines(), losses, known, strict=True):
+        shown, units, macs, share, sign, done, left = re.fullmatch(told, line).groups()
+        assert float(shown) == pytest.approx(loss, rel=5e-3)
+        assert int(units) == now.units
+        gone = (5 - now.units) * pruner.chain[0].macs
+        assert float(macs) == pytest.approx(100 * (1 - gone / pruner.chain.macs), abs=0.51)
+        assert float(share) == pytest.approx(100 * abs(now.saved), abs=0.51)
+        assert sign == ("saved" if now.saved >= 0 else "on top")
+        assert (int(done), int(left)) == (now.step, 20 - now.step)
+    assert (known[0].units, known[-1].units) == (5, 3)
+    assert known[0].saved < 0 < known[-1].saved

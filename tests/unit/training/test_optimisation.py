@@ -29,6 +29,12 @@ def test_biases_and_norms_are_not_decayed(optimizer):
     ]
 
 
+def test_all_are_decayed_where_that_is_asked_for():
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    (group,) = make_optimizer(net, FitSettings(weight_decay=0.5, decay_all=True)).param_groups
+    assert (len(group["params"]), group["weight_decay"]) == (4, 0.5)
+
+
 def test_frozen_parameters_are_left_out():
     net = nn.Linear(2, 2)
     net.bias.requires_grad_(False)

@@ -1,3 +1,5 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
@@ -5,7 +7,7 @@ from torch import nn
 from networks import NETWORKS, gpt2
 from shoal import Budget, find_units
 from shoal.errors import BudgetError, ConfigError, DataError, UnknownArchitectureError
-from shoal.training import ConcurrentSettings, FitSettings, TrainingResult, fitting, train
+from shoal.training import ConcurrentSettings, FitSettings, TrainingResult, fitting, recalibrate_, train
 from shoal.training.concurrent.price import Price
 from shoal.training.runs import METHODS, check_budget
 
@@ -283,3 +285,25 @@ def test_statistics_do_not_depend_on_what_was_drawn_before():
     first = run()
     torch.manual_seed(2)
     assert torch.equal(weights(run().model), weights(first.model))
+
+
+@pytest.mark.parametrize(
+    ("asked", "left"),
+    [
+        ({"budget": "units=3"}, 3),
+        ({"budget": "units=5"}, 5),
+        ({"method": "dense", "budget": None}, 5),
+        ({"method": "dense", "budget": None, "fit_settings": FitSettings(epochs=0)}, 5),
+    ],
+    ids=["pruned", "nothing left", "dense", "not trained"],
+)
+def test_batch_norms_end_with_the_statistics_of_the_data(asked, left):
+    found = run(**asked).model
+    spoilt = deepcopy(found)
+    norms = [module for module in spoilt.modules() if isinstance(module, nn.BatchNorm1d)]
+    assert len(norms) == left
+    for norm in norms:
+        norm.running_mean.fill_(7.0)
+        norm.running_var.fill_(7.0)
+    recalibrate_(spoilt, data())
+    assert torch.equal(weights(spoilt), weights(found))

@@ -71,6 +71,20 @@ class LoopPruning:
         """
         return self.pruner.finish()
 
+    def faults_of_slopes(self, *, accumulated: int, scaled: bool) -> list[str]:
+        """Return in words why gains cannot be read off the gradients of a loop; nothing where they can, or
+        are not.
+
+        Args:
+            accumulated: Batches whose gradients make a step.
+            scaled: Whether losses are scaled, as float16 needs it.
+        """
+        if self._settings is None or self._settings.estimator != "slope":
+            return []
+        faults = ["losses that are scaled"] if scaled else []
+        faults += [f"{accumulated} batches a step, which divide losses"] if accumulated > 1 else []
+        return [f"estimator='slope' and {fault} ('flip' goes with that)" for fault in faults]
+
     def begin(self, model: nn.Module, steps: int, optimizer: Optimizer) -> None:
         """Begin to prune, or go on with what was resumed.
 

@@ -30,7 +30,8 @@ def met(model: nn.Module, by: Meets) -> list[RemovableHandle]:
     """Return the handles of hooks that tell of all calls of a network; a copy of it has lost them."""
     hooks = _Hooks(by)
     return [
-        model.register_forward_pre_hook(hooks.before, with_kwargs=True),
+        # Those that are there already change what is called when the call is replayed, too.
+        model.register_forward_pre_hook(hooks.before, with_kwargs=True, prepend=True),
         model.register_forward_hook(hooks.after, with_kwargs=True, always_call=True),
     ]
 

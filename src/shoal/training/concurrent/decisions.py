@@ -7,13 +7,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import nn
 from torch.optim import Optimizer
 
 from shoal.errors import ShoalWarning
+from shoal.training.concurrent.attraction import Attraction
 from shoal.training.concurrent.gates import Gates
 from shoal.training.concurrent.prices import UnitPrices
-from shoal.training.concurrent.rules import Gain, attracted, moved
+from shoal.training.concurrent.rules import Gain, moved
 from shoal.training.concurrent.settings import ConcurrentSettings
 
 __all__ = ["Decisions"]
@@ -38,8 +38,9 @@ class Decisions:
         led: Whether prices are led so that a budget is met.
         optimizer: Which loses the weights of units that leave.
         gains: Unit → what is known of its gain.
-        influence: Unit → the most that the loss was seen to change with the norm of its last weights.
+        attraction: With the condition `attracted`: where training can only draw units to zero.
         frozen: Whether all gates are settled.
+        undecided: How many were still between 0.01 and 0.99 when they were.
     """
 
     gates: Gates
@@ -48,14 +49,14 @@ class Decisions:
     steps: int
     led: bool
     optimizer: Optimizer | None
+    attraction: Attraction | None = None
     gains: dict[int, Gain] = field(default_factory=dict)
-    influence: dict[int, float] = field(default_factory=dict)
     frozen: bool = False
+    undecided: int = 0
     _told: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.gains = {index: Gain(memory=self.settings.memory) for index in self.gates.theta}
-        self.influence = dict.fromkeys(self.gates.theta, 0.0)
 
     @property
     def first(self) -> int:
@@ -96,8 +97,8 @@ class Decisions:
         gains = {index: gain for index, gain in gains.items() if math.isfinite(gain)}
         for index, gain in gains.items():
             self.gains[index].add(gain)
-            if self.settings.condition == "attracted":
-                self._note_influence(index)
+            if self.attraction is not None:
+                self.attraction.note(index, self.gains[index].mean)
         gone: list[int] = []
         if self.led and step >= max(1, self.first) and not self._begun:
             # Units that have learnt little yet are worth more later on.
@@ -116,6 +117,7 @@ class Decisions:
 
     def freeze(self) -> list[int]:
         """Settle all gates by what units are worth, and return the units that leave."""
+        self.undecided = sum(0.01 < theta < 0.99 for theta in self.gates.theta.values())
         going = self._surplus() if self.led else self._unworthy()
         for index in going:
             self.gates.remove_(index, self.optimizer)
@@ -145,16 +147,18 @@ class Decisions:
             target = 1 - (1 - prices.goal) * min(1.0, done / _IN_TIME)
             expected = prices.expected(gates.theta, gates.removed)
             prices.lead(expected, target, haste=_HASTE / (self.last - self.first))
-        mean = math.fsum(map(prices.price, gates.theta)) / max(1, len(gates.theta))
-        if mean <= 0:
-            return []
         undecided = sum(theta < 1 for theta in gates.theta.values())
         for index, gain in gains.items():
+            price = prices.price(index)
+            if price <= 0:
+                # Nothing draws its gate to 0.
+                continue
             gates.theta[index] = moved(
                 gates.theta[index],
                 gain,
-                prices.price(index),
-                step=settings.haste * settings.start / (mean * _TIME_TO_LEAVE * self.steps),
+                price,
+                # In proportion to its price: what is worth nothing leaves in the same time, dear or cheap.
+                step=settings.haste * settings.start / (price * _TIME_TO_LEAVE * self.steps),
                 share=max(1.0, self._pace()[1] * undecided / max(1, len(gains))),
                 deviation=self.gains[index].deviation,
             )
@@ -182,25 +186,13 @@ class Decisions:
         gain = self.gains[index]
         if math.isinf(gain.error):
             return False
-        if self.settings.condition == "attracted":
-            return self._is_attracted(index) and not self._is_last(index)
-        highest = gain.mean + self.settings.confidence * gain.error
-        return highest < self.prices.price(index) and not self._is_last(index)
-
-    def _is_attracted(self, index: int) -> bool:
-        weights = _last_weights(self.gates.model, self.gates.chain[index].modules)
-        return attracted(
-            self.gates.theta[index],
-            _norm_of(weights),
-            decay=_decay_of(self.optimizer, weights),
-            influence=self.influence[index],
-            price=self.prices.price(index),
-        )
-
-    def _note_influence(self, index: int) -> None:
-        norm = _norm_of(_last_weights(self.gates.model, self.gates.chain[index].modules))
-        if norm > 0:
-            self.influence[index] = max(self.influence[index], abs(self.gains[index].mean) / norm)
+        price = self.prices.price(index)
+        if self.attraction is not None:
+            theta = self.gates.theta[index]
+            goes = self.attraction.draws(index, theta, price, self.optimizer)
+        else:
+            goes = gain.mean + self.settings.confidence * gain.error < price
+        return goes and not self._is_last(index)
 
     def _is_last(self, index: int, going: Sequence[int] = ()) -> bool:
         """Whether a unit has to stay as the last of its stage; warns once of each."""
@@ -216,22 +208,3 @@ class Decisions:
                 stacklevel=2,
             )
         return True
-
-
-def _last_weights(model: nn.Module, paths: Sequence[str]) -> list[nn.Parameter]:
-    """The parameters of the last module of a unit that has any of its own."""
-    modules = [part for path in paths for part in model.get_submodule(path).modules()]
-    owned = (list(module.parameters(recurse=False)) for module in reversed(modules))
-    return next((own for own in owned if own), [])
-
-
-def _norm_of(weights: Sequence[nn.Parameter]) -> float:
-    return math.sqrt(math.fsum(float(weight.detach().double().square().sum()) for weight in weights))
-
-
-def _decay_of(optimizer: Optimizer | None, weights: Sequence[nn.Parameter]) -> float:
-    """The weight decay of these parameters; 0 where it is not known."""
-    ids = {id(weight) for weight in weights}
-    groups = () if optimizer is None else optimizer.param_groups
-    of = (group.get("weight_decay", 0.0) for group in groups if ids & {id(p) for p in group["params"]})
-    return max(of, default=0.0)

@@ -10,7 +10,7 @@ https://arxiv.org/abs/2406.04549.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -55,6 +55,7 @@ class Gates:
         outputs: What that call returned.
         calls: How many calls in training were gated.
         settled_for_good: Whether no gate moves any more, so that calls in training are left as they are.
+        counting: Is told of every call in training which units it leaves out.
         watching: Is entered around every gated call in training, and around what its backward pass calls.
 
     Raises:
@@ -77,6 +78,7 @@ class Gates:
         self.outputs: Any = None
         self.calls = 0
         self.settled_for_good = False
+        self.counting: Callable[[Collection[int]], None] = lambda off: None
         self.watching: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.replay = Replay(model, chain, None)
         self._generator = torch.Generator().manual_seed(seed)
@@ -253,6 +255,8 @@ class Gates:
             "theta": theta,
             "removed": list(self.removed),
             "calls": self.calls,
+            "drawn": [*sorted(self._drawn)],
+            "served": self._served,
             "generator": self._generator.get_state(),
         }
 
@@ -263,6 +267,7 @@ class Gates:
                 self.remove_(index, optimizer)
         self.theta = {int(index): float(theta) for index, theta in state["theta"].items()}
         self.removed, self.calls = [int(index) for index in state["removed"]], int(state["calls"])
+        self._drawn, self._served = frozenset(map(int, state["drawn"])), int(state["served"])
         self._generator.set_state(state["generator"].cpu())
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -273,15 +278,19 @@ class Gates:
         # The call before may have been interrupted, or a removal.
         self._call.close()
         self._complete()
+        trained = self.model.training and torch.is_grad_enabled()
         if self.settled_for_good:
+            if trained:
+                self.counting(self.removed)
             return
-        if self.model.training and torch.is_grad_enabled():
+        if trained:
             check_uncompiled(self.model)
             if not self._served:
                 self._drawn = self.draw()
             self._served = (self._served + 1) % _SERVED
             self.off, self.outputs = self._drawn, None
             self.calls += 1
+            self.counting(self.off)
             self._buffers = other_buffers(self.model)
             kind = device_of(self.model).type
             self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)

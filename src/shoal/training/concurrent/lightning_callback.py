@@ -84,15 +84,12 @@ class LightningPruning(LoopPruning):
         """See to it that units that had left do so before Lightning loads the weights of a checkpoint.
 
         Raises:
-            ConfigError: If the strategy shards the network, or the module has no such network.
+            ConfigError: If the strategy shards the network, or expects gradients of all weights; if gains are
+                to be read off gradients that are scaled; or the module has no such network.
         """
         if stage != "fit":
             return
-        if trainer.strategy.restore_checkpoint_after_setup:
-            raise ConfigError(
-                f"asked to prune in training with {type(trainer.strategy).__name__}: it shards the network, "
-                "and units leave that while it is trained. strategy='auto' on one device works."
-            )
+        self._check(trainer)
         self._network(pl_module)
         load = pl_module.on_load_checkpoint
 
@@ -137,6 +134,24 @@ class LightningPruning(LoopPruning):
     def state_dict(self) -> dict[str, Any]:
         """Return what Lightning writes into its checkpoints."""
         return {} if self._pruner is None else self._pruner.state_dict()
+
+    def _check(self, trainer: Any) -> None:
+        strategy = trainer.strategy
+        asked = f"asked to prune in training with {type(strategy).__name__}"
+        if strategy.restore_checkpoint_after_setup:
+            raise ConfigError(
+                f"{asked}: it shards the network, and units leave that while it is trained. strategy='auto' "
+                "on one device works."
+            )
+        unused = getattr(strategy, "_ddp_kwargs", {}).get("find_unused_parameters", False)
+        if trainer.world_size > 1 and not unused:
+            raise ConfigError(
+                f"{asked}: it expects gradients of all weights, and units that are shut have none. "
+                "strategy='ddp_find_unused_parameters_true' works."
+            )
+        scaled = str(trainer.precision).startswith("16-")
+        if faults := self.faults_of_slopes(accumulated=trainer.accumulate_grad_batches, scaled=scaled):
+            raise ConfigError(f"asked to prune in training with {', '.join(faults)}: it works without.")
 
     def _resume_from(self, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
         state = checkpoint.get("callbacks", {}).get(self.state_key)

@@ -15,7 +15,7 @@ https://arxiv.org/abs/2406.04549.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -28,6 +28,7 @@ from shoal.calling import Batch, Inputs
 from shoal.errors import ConfigError
 from shoal.measurement import Loss
 from shoal.plan import Plan
+from shoal.training.concurrent.attraction import Attraction
 from shoal.training.concurrent.compute import Compute
 from shoal.training.concurrent.decisions import Decisions
 from shoal.training.concurrent.gates import Gates
@@ -38,6 +39,7 @@ from shoal.training.concurrent.questions import Questions
 from shoal.training.concurrent.resuming import check_agreed, restore_, state_of
 from shoal.training.concurrent.settings import ConcurrentSettings
 from shoal.training.concurrent.trace import Trace
+from shoal.training.concurrent.worth import Worth, measured_worth
 from shoal.units import Granularity
 
 __all__ = ["ConcurrentPruner"]
@@ -102,6 +104,7 @@ class ConcurrentPruner:
         self.chain = find_units(model, example, granularity=granularity)
         self.prices = prices_of(model, example, self.chain, self.budget, self.price)
         self.gates = Gates(model, self.chain, start=self.settings.start, seed=self.settings.seed)
+        attracted = self.settings.condition == "attracted"
         self.decisions = Decisions(
             gates=self.gates,
             prices=self.prices,
@@ -109,12 +112,15 @@ class ConcurrentPruner:
             steps=steps,
             led=self.budget is not None,
             optimizer=optimizer,
+            attraction=Attraction(model, self.chain, example) if attracted else None,
         )
         self.done = 0
         self.removed_at: dict[int, int] = {}
         self.trace = Trace()
+        self._worth: dict[int, Worth] = {}
         self._questions = Questions(self.gates, self.settings, loss)
         self._compute = Compute(self.chain)
+        self.gates.counting = self._compute.count
 
     @property
     def removed(self) -> tuple[int, ...]:
@@ -155,13 +161,10 @@ class ConcurrentPruner:
                 "asked for a step of pruning after finish: make a new pruner for more training."
             )
         decisions, step, gone = self.decisions, self.done + 1, list[int]()
-        if decisions.frozen:
-            self._compute.count(self.gates.removed)
-        else:
+        if not decisions.frozen:
             self.gates.check_called()
             asked = decisions.asked(step)
             gains = self._questions.ask(batch, asked) if asked else {}
-            self._compute.count(self.gates.off)
             gone = decisions.after(step, gains)
             self.gates.decay_shut_()
         self.done = step
@@ -183,10 +186,33 @@ class ConcurrentPruner:
             remaining=prices.requirement.remaining(gates.removed) / whole,
             macs=self._compute.left(gates.removed),
             expected=prices.expected(gates.theta, gates.removed),
-            saved=self._compute.saved(self.done, self._questions.macs),
+            saved=self._compute.saved(self._questions.macs),
             removed=removed,
             price=prices.level,
         )
+
+    def worth(self, batches: Iterable[Batch], *, most_batches: int = 8) -> dict[int, Worth]:
+        """Return what each unit that is left is worth on these batches, and its price, to see at the end of
+        training whether all of them should have stayed; the plan keeps it.
+
+        Args:
+            batches: `(inputs, labels)`, or what the network is called with.
+            most_batches: After how many to stop: each costs half a forward pass a unit.
+
+        Raises:
+            DataError: If there are no batches, or nothing to compute a loss from.
+            ConfigError: After `finish`.
+        """
+        if self.gates.closed:
+            raise ConfigError("asked what units are worth after finish: ask before it.")
+        self._worth = measured_worth(
+            self.gates,
+            batches,
+            loss_of=self._questions.loss_of,
+            price=self.prices.price,
+            most_batches=most_batches,
+        )
+        return self._worth
 
     def finish(self) -> nn.Module:
         """Return the new, ordinary network that training has come to, and ungate the one in training.
@@ -218,8 +244,10 @@ class ConcurrentPruner:
 
     def plan(self) -> Plan:
         """Return the plan that removes what has left, and what it rests on: in `predicted` the gains of units
-        that stay, on how many batches each was asked, and the steps at which units left.
+        that stay, on how many batches each was asked, the steps at which units left, and how many gates were
+        undecided when all were settled; once asked for, `worth`: their gains at the end of training.
         """
+        worth = {str(index): asdict(worth) for index, worth in sorted(self._worth.items())}
         return Plan.removing(
             self.chain,
             self.removed,
@@ -231,8 +259,10 @@ class ConcurrentPruner:
                 "gains": {str(index): gain for index, gain in sorted(self.decisions.worth.items())},
                 "asked": {str(index): gain.count for index, gain in sorted(self.decisions.gains.items())},
                 "training_macs_saved": self.progress().saved,
+                "undecided": self.decisions.undecided,
                 "steps": self.done,
                 "removed_at": {str(index): step for index, step in sorted(self.removed_at.items())},
+                **({"worth": worth} if worth else {}),
             },
         )
 
@@ -243,7 +273,7 @@ class ConcurrentPruner:
             "agreed": self._agreed(),
             "done": self.done,
             "removed_at": {str(index): step for index, step in self.removed_at.items()},
-            "macs": [self._compute.called, self._questions.macs],
+            "compute": [self._compute.calls, self._compute.called, self._questions.macs],
             "random": self._questions.state(),
             "trace": asdict(self.trace),
         }
@@ -259,7 +289,8 @@ class ConcurrentPruner:
         restore_(self.decisions, state)
         self.done = int(state["done"])
         self.removed_at = {int(index): int(at) for index, at in state["removed_at"].items()}
-        self._compute.called, self._questions.macs = map(float, state["macs"])
+        calls, self._compute.called, self._questions.macs = map(float, state["compute"])
+        self._compute.calls = int(calls)
         self._questions.restore_(state["random"])
         self.trace = Trace(**copy.deepcopy(state["trace"]))
 

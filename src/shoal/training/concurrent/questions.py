@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,12 @@ from shoal.calling import Batch, device_of, split_batch, to_device
 from shoal.errors import DataError
 from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.processes import together
+from shoal.training.concurrent.compute import forward_macs
 from shoal.training.concurrent.gains import Estimator, SlopeGains, flip_gains
 from shoal.training.concurrent.gates import Gates
 from shoal.training.concurrent.settings import ConcurrentSettings
-from shoal.units import Chain
 
-__all__ = ["Questions", "forward_macs"]
+__all__ = ["Questions"]
 
 
 class Questions:
@@ -52,16 +52,23 @@ class Questions:
             DataError: If the loss is not finite, or there is nothing to compute one from.
             ConfigError: If the network was not called.
         """
+        # What fails in one process fails in all: none should wait for it.
+        with together() as processes:
+            return _mean(processes.exchange(self._asked(batch, number)))
+
+    def _asked(self, batch: Batch | None, number: int) -> dict[int, float]:
         gates = self._gates
         gates.check_called()
         units = list(gates.theta) if number >= len(gates.theta) else self._chosen(number)
-        gains = self._estimate(gates, units, self._loss_of(batch))
+        loss_of = self.loss_of(batch)
+        _check_finite(loss_of(gates.outputs))
+        gains = self._estimate(gates, units, loss_of)
         if self._slopes is None:
             self.macs += sum(forward_macs(gates.chain, gates.off ^ {index}, start=index) for index in units)
         else:
             # What a shut unit would have added is computed now.
             self.macs += sum(gates.chain[index].macs for index in gains if index in gates.off)
-        return _averaged(gains)
+        return gains
 
     def close(self) -> None:
         """Watch the network no longer."""
@@ -89,7 +96,8 @@ class Questions:
             chosen.append(pool.pop(self._random.randrange(len(pool))))
         return chosen
 
-    def _loss_of(self, batch: Batch | None) -> Callable[[Any], float]:
+    def loss_of(self, batch: Batch | None) -> Callable[[Any], float]:
+        """Return what gives the mean loss of outputs for a batch, that of the last call where it is None."""
         model = self._gates.model
         given = self._gates.inputs if batch is None else to_device(batch, device_of(model))
         labelled = batch is not None or isinstance(given, Mapping)
@@ -106,24 +114,17 @@ class Questions:
                     )
                 return float(loss)
 
-        loss = loss_of(self._gates.outputs)
-        if not math.isfinite(loss):
-            raise DataError(
-                f"asked to prune in training: the loss of the batch is {loss}. Nothing was removed. A lower "
-                "learning rate may work; look for NaN or infinity in that batch too."
-            )
         return loss_of
 
 
-def forward_macs(chain: Chain, off: Collection[int], start: int = 0) -> float:
-    """Return the multiply-accumulates of a forward pass without some units, none before `start` computed."""
-    units = sum(unit.macs for unit in chain)
-    computed = (unit.macs for unit in chain if unit.index >= start and unit.index not in off)
-    return chain.macs - units + sum(computed)
+def _check_finite(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DataError(
+            f"asked to prune in training: the loss of the batch is {loss}. Nothing was removed. A lower "
+            "learning rate may work; look for NaN or infinity in that batch too."
+        )
 
 
-def _averaged(gains: dict[int, float]) -> dict[int, float]:
+def _mean(found: list[dict[int, float]]) -> dict[int, float]:
     """The mean over all processes that train together."""
-    with together() as processes:
-        found = processes.exchange(gains)
-    return {index: math.fsum(each[index] for each in found) / len(found) for index in gains}
+    return {index: math.fsum(each[index] for each in found) / len(found) for index in found[0]}

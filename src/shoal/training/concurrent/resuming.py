@@ -34,14 +34,16 @@ def check_agreed(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
 def state_of(decisions: Decisions) -> dict[str, Any]:
     """Return gates, prices and what is known of gains: JSON values, and the tensor `generator`."""
     prices = decisions.prices
+    influence = {} if decisions.attraction is None else decisions.attraction.influence
     return {
         **decisions.gates.state(),
         "savings": list(prices.requirement.savings),
         "whole": prices.requirement.whole,
         "level": prices.level,
         "frozen": decisions.frozen,
+        "undecided": decisions.undecided,
         "gains": {str(index): asdict(gain) for index, gain in decisions.gains.items()},
-        "influence": {str(index): value for index, value in decisions.influence.items()},
+        "influence": {str(index): value for index, value in influence.items()},
     }
 
 
@@ -63,5 +65,7 @@ def restore_(decisions: Decisions, state: Mapping[str, Any]) -> None:
     prices.level = float(state["level"])
     gates.restore_(state, decisions.optimizer)
     decisions.frozen = gates.settled_for_good = bool(state["frozen"])
+    decisions.undecided = int(state["undecided"])
     decisions.gains = {int(index): Gain(**gain) for index, gain in state["gains"].items()}
-    decisions.influence = {int(index): float(value) for index, value in state["influence"].items()}
+    if decisions.attraction is not None:
+        decisions.attraction.influence = {int(key): float(value) for key, value in state["influence"].items()}

@@ -1,5 +1,6 @@
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from networks import NETWORKS, Residual
 from shoal import find_units
 from shoal.budget import Budget
 from shoal.planners import Requirement
+from shoal.training.concurrent.attraction import Attraction
 from shoal.training.concurrent.decisions import Decisions
 from shoal.training.concurrent.gates import Gates
 from shoal.training.concurrent.prices import UnitPrices
+from shoal.training.concurrent.rules import Gain
 from shoal.training.concurrent.settings import ConcurrentSettings
 
 WHOLE = Budget(quantity="units", limit=1.0, relative=True)
@@ -34,6 +37,7 @@ def decisions_on(net, x, *, price=None, budget=None, steps=100, optimizer=None, 
         steps=steps,
         led=budget is not None,
         optimizer=optimizer,
+        attraction=Attraction(net, chain, x) if chosen.condition == "attracted" else None,
     )
 
 
@@ -75,6 +79,16 @@ def test_gates_take_the_step_of_projected_descent():
     assert decisions.gates.theta == pytest.approx(
         {0: 0.9 + rate * (0.08 - 0.1), 1: 0.9, 2: 0.9 + rate * 0.2, 3: 0.9}
     )
+
+
+def test_what_is_worth_nothing_leaves_in_the_same_time_dear_or_cheap():
+    decisions = toy_decisions(price=0.1, start=0.9, warmup=0.0, probes=4)
+    prices = decisions.prices
+    prices.requirement = replace(prices.requirement, savings=(0.1, 1.0, 3.0, 0.0))
+    decisions.gains |= {index: Gain(total=0.0, count=9) for index in range(4)}
+    decisions.after(1, dict.fromkeys(range(4), 0.0))
+    once = 0.9 - 0.9 / (0.2 * 100)
+    assert decisions.gates.theta == pytest.approx({0: once, 1: once, 2: once, 3: 0.9})
 
 
 def test_a_step_is_no_longer_than_single_batches_allow():
@@ -236,20 +250,9 @@ def test_a_unit_is_attracted_by_its_gate_and_its_last_weights(scale, gain, gone)
     decisions.gates.theta[1] = 0.0
     for _ in range(10):
         decisions.gains[1].add(gain)
-        decisions._note_influence(1)
+        decisions.attraction.note(1, gain)
     assert decisions._leaving({1: gain}) == gone
     assert gone or decisions.gates.theta[1] == decisions.settings.floor
-
-
-def test_a_unit_with_zero_weights_can_leave_later_too():
-    decisions = attracted_decisions(0.0)
-    decisions._is_attracted(1)
-    with torch.no_grad():
-        decisions.gates.model.get_submodule("blocks.1.second").weight.fill_(1e-4)
-    decisions.gates.theta[1] = 0.0
-    for _ in range(10):
-        decisions.gains[1].add(1e-8)
-    assert decisions._leaving({1: 0.0}) == [1]
 
 
 def test_a_last_stage_without_weights_of_its_own_is_no_error():

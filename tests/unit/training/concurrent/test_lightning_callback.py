@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import SimpleNamespace
@@ -219,8 +220,10 @@ def test_an_unknown_network_is_refused_with_those_that_there_are(library: Any, t
 class Loop:
     """As much of a Lightning trainer and its module as the callback asks for."""
 
-    def __init__(self, network: nn.Module, *, shards: bool = False) -> None:
-        self.strategy = SimpleNamespace(restore_checkpoint_after_setup=shards)
+    world_size, accumulate_grad_batches, precision = 1, 1, "32-true"
+
+    def __init__(self, network: nn.Module, *, shards: bool = False, **ddp: bool) -> None:
+        self.strategy = SimpleNamespace(restore_checkpoint_after_setup=shards, _ddp_kwargs=ddp)
         self.optimizers = [torch.optim.SGD(network.parameters(), lr=0.05)]
         self.estimated_stepping_batches = EPOCHS * BATCHES
         self.logged: dict[str, float] = {}
@@ -258,6 +261,30 @@ def test_events_prune_without_lightning_too() -> None:
 def test_a_sharded_network_is_refused() -> None:
     loop, callback = Loop(tiny_network(), shards=True), made()
     with pytest.raises(ConfigError, match="SimpleNamespace: it shards the network"):
+        callback.setup(loop, loop.module, "fit")
+
+
+@pytest.mark.usefixtures("_stub")
+def test_processes_that_expect_all_gradients_are_refused() -> None:
+    loop, callback = Loop(tiny_network()), made()
+    loop.world_size = 2
+    with pytest.raises(ConfigError, match="strategy='ddp_find_unused_parameters_true' works"):
+        callback.setup(loop, loop.module, "fit")
+    loop.strategy = Loop(tiny_network(), find_unused_parameters=True).strategy
+    callback.setup(loop, loop.module, "fit")
+
+
+@pytest.mark.usefixtures("_stub")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [("accumulate_grad_batches", 4, "4 batches a step"), ("precision", "16-mixed", "losses that are scaled")],
+)
+def test_slopes_are_not_read_off_losses_that_are_scaled(name: str, value: object, said: str) -> None:
+    loop = Loop(tiny_network())
+    setattr(loop, name, value)
+    made().setup(loop, loop.module, "fit")
+    callback = made(settings=replace(SETTINGS, estimator="slope"))
+    with pytest.raises(ConfigError, match=f"estimator='slope' and {said}"):
         callback.setup(loop, loop.module, "fit")
 
 

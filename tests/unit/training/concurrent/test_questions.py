@@ -6,9 +6,11 @@ import torch.nn.functional as F
 
 from gated import Toy
 from shoal import find_units
+from shoal.architectures import bypassed
 from shoal.errors import ConfigError, DataError
+from shoal.training.concurrent.compute import forward_macs
 from shoal.training.concurrent.gates import Gates
-from shoal.training.concurrent.questions import Questions, forward_macs
+from shoal.training.concurrent.questions import Questions
 from shoal.training.concurrent.settings import ConcurrentSettings
 
 X = torch.randn(8, 64, generator=torch.Generator().manual_seed(0))
@@ -57,15 +59,6 @@ def test_what_questions_cost_is_counted():
     assert questions.macs == expected > 0
 
 
-@pytest.mark.parametrize(("off", "start"), [((), 0), ((1, 3), 0), ((), 4), ((5,), 4), (range(6), 6)])
-def test_macs_of_a_pass_are_those_of_what_is_computed(off, start):
-    _net, gates, _ = asking()
-    chain = gates.chain
-    left = sum(chain[index].macs for index in range(start, 6) if index not in off)
-    around = 64 * 32 + 32 * 10
-    assert forward_macs(chain, off, start) == around + left
-
-
 def test_the_same_units_are_asked_again_after_a_state_is_taken_up():
     _net, _gates, questions = asking(seed=3)
     state = questions.state()
@@ -92,3 +85,15 @@ def test_batches_that_say_nothing_are_refused():
     net(X * float("nan"))
     with pytest.raises(DataError, match="the loss of the batch is nan. Nothing was removed"):
         questions.ask((X, Y), 1)
+
+
+def test_a_hook_of_the_users_own_counts_once():
+    net, gates, questions = asking()
+    gates.close()
+    net.register_forward_pre_hook(lambda module, args: (args[0] * 2,))
+    gates = Gates(net, find_units(net, X[:1]), start=0.999)
+    questions = Questions(gates, ConcurrentSettings())
+    loss = F.cross_entropy(net(X), Y).item()
+    with bypassed(net, gates.chain, [0, *gates.off]), torch.no_grad(), gates.aside():
+        without = F.cross_entropy(net(X), Y).item()
+    assert questions.ask((X, Y), 6)[0] == pytest.approx(without - loss, abs=1e-6)

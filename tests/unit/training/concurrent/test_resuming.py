@@ -8,6 +8,7 @@ from gated import Toy
 from shoal import find_units
 from shoal.budget import Budget
 from shoal.errors import ConfigError
+from shoal.training.concurrent.attraction import Attraction
 from shoal.training.concurrent.decisions import Decisions
 from shoal.training.concurrent.gates import Gates
 from shoal.training.concurrent.prices import UnitPrices
@@ -18,7 +19,7 @@ from shoal.training.concurrent.settings import ConcurrentSettings
 def decisions():
     net = Toy(4)
     chain = find_units(net, torch.zeros(2, 64))
-    settings = ConcurrentSettings()
+    settings = ConcurrentSettings(condition="attracted")
     return Decisions(
         gates=Gates(net, chain, start=settings.start),
         prices=UnitPrices.of(chain, Budget.parse("units=2")),
@@ -26,6 +27,7 @@ def decisions():
         steps=100,
         led=True,
         optimizer=None,
+        attraction=Attraction(net, chain, torch.zeros(2, 64)),
     )
 
 
@@ -40,7 +42,7 @@ def test_decisions_go_on_where_they_were():
     for index, gain in before.gains.items():
         gain.add(0.1 * index)
         gain.add(0.3)
-    before.influence[2] = 1.5
+    before.attraction.influence[2] = 1.5
     before.gates.theta[3] = 0.25
     before.prices.level = 0.7
     before.gates.remove_(1, None)
@@ -51,7 +53,8 @@ def test_decisions_go_on_where_they_were():
     restore_(after, state)
     assert after.gates.theta == before.gates.theta
     assert after.gates.removed == before.gates.removed
-    assert (after.gains, after.influence, after.frozen) == (before.gains, before.influence, True)
+    assert (after.gains, after.frozen) == (before.gains, True)
+    assert after.attraction.influence == before.attraction.influence
     assert after.gates.settled_for_good
     assert after.prices.level == before.prices.level
 
@@ -62,3 +65,20 @@ def test_costs_that_were_measured_before_stay():
     restore_(after, state_of(before))
     assert after.prices.requirement.savings == (2.0, 1.0, 1.0, 1.0)
     assert after.prices.requirement.whole == 5.0
+
+
+def test_a_draw_that_serves_several_calls_goes_on():
+    before, after = decisions(), decisions()
+    for each in (before, after):
+        each.gates.theta = dict.fromkeys(each.gates.theta, 0.5)
+        each.gates.model.train()
+    x, drawn = torch.zeros(2, 64), []
+    for _ in range(3):
+        before.gates.model(x)
+    restore_(after, state_of(before))
+    for each in (before, after):
+        for _ in range(12):
+            each.gates.model(x)
+            drawn.append(each.gates.off)
+    assert drawn[:12] == drawn[12:]
+    assert len(set(drawn)) > 1

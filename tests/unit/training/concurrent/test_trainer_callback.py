@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -247,9 +247,42 @@ def test_what_does_not_go_together_is_refused(tmp_path: Path, changes: dict[str,
         callback.on_train_begin(args, state, None, model=model, optimizer=None)
 
 
+SEARCHLESS = SimpleNamespace(is_hyper_param_search=False)
+
+
+def arguments(**changes: Any) -> SimpleNamespace:
+    """What the callback asks of a trainer's arguments."""
+    alone = {"n_gpu": 0, "world_size": 1, "fp16": False, "gradient_accumulation_steps": 1}
+    return SimpleNamespace(
+        **alone | {"gradient_checkpointing": False, "ddp_find_unused_parameters": None} | changes
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"gradient_accumulation_steps": 4}, "4 batches a step"), ({"fp16": True}, "losses that are scaled")],
+)
+def test_slopes_are_not_read_off_losses_that_are_scaled(changes: dict[str, Any], said: str) -> None:
+    model, args = tiny_llama(), arguments(**changes)
+    callback = made(model, settings=replace(SETTINGS, estimator="slope"))
+    with pytest.raises(ConfigError, match=f"estimator='slope' and {said}"):
+        callback.on_train_begin(args, SEARCHLESS, None, model=model, optimizer=None)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"gradient_checkpointing": True}, {"ddp_find_unused_parameters": False}], ids=str
+)
+def test_processes_that_expect_all_gradients_are_refused(changes: dict[str, Any]) -> None:
+    model = tiny_llama()
+    with pytest.raises(ConfigError, match="ddp_find_unused_parameters=True goes with it"):
+        made(model).on_train_begin(
+            arguments(world_size=2, **changes), SEARCHLESS, None, model=model, optimizer=None
+        )
+
+
 def test_several_gpus_in_one_process_and_searches_are_refused() -> None:
     model = tiny_llama()
-    args, state = SimpleNamespace(n_gpu=2), SimpleNamespace(is_hyper_param_search=True)
+    args, state = arguments(n_gpu=2), SimpleNamespace(is_hyper_param_search=True)
     with pytest.raises(ConfigError, match=r"2 GPUs in one process .* a search of hyper-parameters"):
         made(model).on_train_begin(args, state, None, model=model, optimizer=None)
 
