@@ -295,11 +295,18 @@ def x():
     return torch.randn(4, 64, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("start", [0.0, 0.3, 1.0])
-def test_gates_are_open_as_often_as_theta_says(toy, x, start):
-    gates = Gates(toy, find_units(toy, x), start=start)
-    drawn = [len(gates.draw()) / 6 for _ in range(2000)]
-    assert sum(drawn) / len(drawn) == pytest.approx(1 - start, abs=0.02 if 0 < start < 1 else 0)
+def test_every_gate_is_open_as_often_as_its_theta_says_whatever_the_others_do(toy, x):
+    gates = Gates(toy, find_units(toy, x), start=0.3)
+    assert gates.theta == dict.fromkeys(range(6), 0.3)
+    theta = torch.tensor([0.35, 0.9, 0.0, 0.6, 1.0, 0.1])
+    gates.theta = dict(enumerate(theta.tolist()))
+    drawn = torch.ones(4000, 6)
+    for row in drawn:
+        row[list(gates.draw())] = 0
+    rates, pairs = drawn.mean(0), drawn.T.cov().fill_diagonal_(0)
+    # Four standard deviations of what independent draws give.
+    assert ((rates - theta).abs() <= 4 * (theta * (1 - theta) / 4000).sqrt()).all()
+    assert pairs.abs().max() < 4 * 0.25 / 4000**0.5
 
 
 def test_draws_repeat_with_their_seed_and_stay_when_another_unit_has_left(toy, x):
