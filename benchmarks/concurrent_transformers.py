@@ -89,6 +89,7 @@ class Training:
             granularity=self.kind,
         )
         seconds = self.fit(self.model, pruner)
+        pruner.worth(self.case.batches, most_batches=32)
         macs = (1 - pruner.progress().saved) * self.whole
         return Trained(
             model=pruner.finish(), macs=macs, seconds=seconds, removed=pruner.removed, known=course(pruner)
@@ -146,7 +147,7 @@ def course(pruner: ConcurrentPruner) -> dict[str, Any]:
     points = until[:: -(-len(until) // POINTS)]
     theta = {unit.name: [trace.theta[point][unit.index] for point in points] for unit in pruner.chain}
     return {
-        **{name: predicted[name] for name in ("removed_at", "gains")},
+        **{name: predicted[name] for name in ("removed_at", "gains", "worth", "undecided")},
         "steps": [trace.steps[point] for point in points],
         "price": [trace.price[point] for point in points],
         "theta": theta,

@@ -180,8 +180,7 @@ class Decisions:
         return gone
 
     def _goes(self, index: int) -> bool:
-        removed = self.gates.removed
-        if self.led and (self.prices.is_met(removed) or self.prices.is_needed(index, removed)):
+        if self.led and index not in self._surplus():
             return False
         gain = self.gains[index]
         if math.isinf(gain.error):

@@ -214,6 +214,18 @@ def test_a_cheap_worthless_unit_stays_where_only_a_dear_one_would_be_left():
     assert decisions.gates.removed == [0]
 
 
+def test_for_a_budget_those_leave_that_are_worth_least():
+    decisions = toy_decisions(budget="units=3", steps=1000, warmup=0.0)
+    decisions.prices.level = 4.0
+    for index, gain in enumerate((0.05, 0.01, 0.3, 0.3)):
+        for _ in range(10):
+            decisions.gains[index].add(gain)
+        decisions.gates.theta[index] = 0.0
+    # All are below their price of 1; the budget takes one.
+    assert decisions._leaving(dict.fromkeys(range(4), 0.0)) == [1]
+    assert [decisions.gates.theta[index] for index in (0, 2, 3)] == [decisions.settings.floor] * 3
+
+
 def test_a_budget_that_is_met_already_settles_all_at_once():
     decisions = toy_decisions(budget="units=4")
     assert decisions.after(1, {0: 0.0}) == []
