@@ -29,14 +29,11 @@ from shoal.plan import Plan
 from shoal.surgery import apply
 from shoal.training.batchnorm import Buffers, holding, other_buffers, untouched_statistics
 from shoal.training.concurrent.calls import check_gateable, check_uncompiled, inputs_of, met
+from shoal.training.concurrent.draws import Draws
 from shoal.training.concurrent.emptied import Emptied, forget_, only_in
 from shoal.units import Chain
 
 __all__ = ["Gates"]
-
-# One draw serves so many calls of a step: a backward pass may call units of any of them again. It serves no
-# more, as batches that a loop skips come to no step.
-_SERVED = 4
 
 
 class Gates:
@@ -50,6 +47,7 @@ class Gates:
 
     Attributes:
         theta: Unit → probability that its gate is open; removed units are no longer there.
+        draws: Which of them are shut.
         removed: The units that have left, in the order in which they did.
         off: The units that the last call in training left out, removed ones included.
         outputs: What that call returned.
@@ -81,12 +79,10 @@ class Gates:
         self.counting: Callable[[Collection[int]], None] = lambda off: None
         self.watching: Callable[[], AbstractContextManager[Any]] = nullcontext
         self.replay = Replay(model, chain, None)
-        self._generator = torch.Generator().manual_seed(seed)
+        self.draws = Draws(len(chain), seed)
         self._emptied: dict[str, Emptied] = {}
         self._leaving: Callable[[], None] | None = None
         self._call, self._until_step = ExitStack(), ExitStack()
-        self._drawn: frozenset[int] = frozenset()
-        self._served = 0
         self._asleep = False
         self._buffers: Buffers = []
         self._autocast: tuple[bool, torch.dtype] = False, torch.bfloat16
@@ -101,14 +97,6 @@ class Gates:
     def inputs(self) -> dict[str, Any]:
         """What the last call in training was given, by name."""
         return inputs_of(self.model, *self.replay.arguments)
-
-    def draw(self) -> frozenset[int]:
-        """Return the units to leave out of one call; every unit draws a number, so that the draws of some do
-        not depend on what has become of others.
-        """
-        drawn = torch.rand(len(self.chain), generator=self._generator, dtype=torch.float64).tolist()
-        closed = (index for index, theta in self.theta.items() if drawn[index] >= theta)
-        return frozenset([*self.removed, *closed])
 
     def settled(self) -> frozenset[int]:
         """Return the units that calls in evaluation mode leave out."""
@@ -159,7 +147,8 @@ class Gates:
     def forget(self) -> None:
         """Let go of what the last call in training has left in memory; the next one draws anew."""
         self._until_step.close()
-        self.outputs, self._served, self._buffers = None, 0, []
+        self.draws.end_step()
+        self.outputs, self._buffers = None, []
         self.replay = Replay(self.model, self.chain, None)
 
     def decay_shut_(self) -> None:
@@ -255,9 +244,7 @@ class Gates:
             "theta": theta,
             "removed": list(self.removed),
             "calls": self.calls,
-            "drawn": [*sorted(self._drawn)],
-            "served": self._served,
-            "generator": self._generator.get_state(),
+            **self.draws.state(),
         }
 
     def restore_(self, state: Mapping[str, Any], optimizer: Optimizer | None = None) -> None:
@@ -267,8 +254,7 @@ class Gates:
                 self.remove_(index, optimizer)
         self.theta = {int(index): float(theta) for index, theta in state["theta"].items()}
         self.removed, self.calls = [int(index) for index in state["removed"]], int(state["calls"])
-        self._drawn, self._served = frozenset(map(int, state["drawn"])), int(state["served"])
-        self._generator.set_state(state["generator"].cpu())
+        self.draws.restore_(state)
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Draw the gates of a call that begins with these arguments."""
@@ -285,10 +271,7 @@ class Gates:
             return
         if trained:
             check_uncompiled(self.model)
-            if not self._served:
-                self._drawn = self.draw()
-            self._served = (self._served + 1) % _SERVED
-            self.off, self.outputs = self._drawn, None
+            self.off, self.outputs = self.draws.serving(self.theta).union(self.removed), None
             self.calls += 1
             self.counting(self.off)
             self._buffers = other_buffers(self.model)

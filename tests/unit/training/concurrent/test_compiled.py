@@ -202,7 +202,7 @@ def test_hooks_of_compiled_blocks_run_where_they_compute(way):
     net, pruner = made(Toy, way)
     for block in net.blocks:
         block.register_forward_hook(lambda module, args, output: 0.5 * output)
-    pruner.gates.draw = lambda: frozenset({1, 4})
+    pruner.gates.draws.draw = lambda theta: frozenset({1, 4})
     net.head, x = nn.Identity(), torch.randn(4, 64)
     h = torch.tanh(net.stem(x))
     for index, block in enumerate(net.blocks):

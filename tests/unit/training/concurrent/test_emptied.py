@@ -113,7 +113,7 @@ def test_the_optimiser_goes_on_with_the_rest_as_if_the_units_were_only_skipped(m
     net, x, y = Toy(4), torch.randn(8, 64), torch.randint(0, 10, (8,))
     plain, chain = deepcopy(net), find_units(net, x)
     gates = Gates(net, chain)
-    gates.draw = lambda: frozenset(gates.removed)
+    gates.draws.draw = lambda theta: frozenset(gates.removed)
 
     def optimised(model):
         parts = [model.stem, model.blocks, model.head]
@@ -201,7 +201,7 @@ def test_what_others_share_stays(going):
     plain = deepcopy(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     gates = Gates(net, chain)
-    gates.draw = lambda: frozenset(gates.removed)
+    gates.draws.draw = lambda theta: frozenset(gates.removed)
     net(x).sum().backward()
     optimizer.step()
     plain.load_state_dict(net.state_dict())
@@ -237,7 +237,7 @@ def test_parts_that_the_network_asks_for_stay_and_are_none_of_its_own(norm_first
         net, x = nn.TransformerEncoder(layer, 3), torch.randn(2, 4, 16)
     plain = deepcopy(net)
     gates = Gates(net, find_units(net, x))
-    gates.draw = lambda: frozenset(gates.removed)
+    gates.draws.draw = lambda theta: frozenset(gates.removed)
     gates.remove_(0)
     assert len(list(net.parameters())) == len(list(plain.parameters())) * 2 // 3
     assert net.state_dict().keys() == {name for name in plain.state_dict() if "layers.0." not in name}

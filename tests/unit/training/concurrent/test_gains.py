@@ -35,7 +35,7 @@ def enumerated():
     loss_of = lambda outputs: cross_entropy(outputs, y).item()  # noqa: E731
     flips, straight = {}, {}
     for off in STATES:
-        gates.draw = lambda off=off: off
+        gates.draws.draw = lambda theta, off=off: off
         cross_entropy(net(x), y).backward()
         flips[off] = flip_gains(gates, range(8), loss_of)
         straight[off] = slopes(gates, range(8), loss_of)
@@ -123,7 +123,7 @@ def test_the_slope_is_that_of_scaling_what_the_unit_adds(enumerated):
         for i in range(8)
     ]
     gates = Gates(net, chain)
-    gates.draw = lambda: off
+    gates.draws.draw = lambda theta: off
     slopes = SlopeGains(gates)
     cross_entropy(net(x), y).backward()
     found = slopes(gates, range(8), lambda outputs: 0.0)
@@ -160,7 +160,7 @@ def test_flips_are_the_differences_of_whole_passes(made):
     model, example, chain = made
     plain, gates = deepcopy(model), Gates(model, chain)
     off = frozenset(chain.removable[::2])
-    gates.draw = lambda: off
+    gates.draws.draw = lambda theta: off
     with noted(model) as states:
         call(model, deepcopy(example))
     loss = lambda wanted: squares(turned(plain, chain, example, wanted, states)).item()  # noqa: E731
@@ -171,7 +171,7 @@ def test_flips_are_the_differences_of_whole_passes(made):
 def test_slopes_of_every_make_of_unit_are_found_and_leave_no_trace(made):
     model, example, chain = made
     gates = Gates(model, chain)
-    gates.draw = lambda: frozenset(chain.removable[::2])
+    gates.draws.draw = lambda theta: frozenset(chain.removable[::2])
     slopes = SlopeGains(gates)
     squares(call(model, deepcopy(example))).backward()
     running = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -191,7 +191,7 @@ def test_units_whose_output_was_overwritten_have_no_slope():
     model, x = NETWORKS["eager"]()
     chain = find_units(model, x)
     gates = Gates(model.train(), chain)
-    gates.draw = lambda: frozenset({2})
+    gates.draws.draw = lambda theta: frozenset({2})
     slopes = SlopeGains(gates)
     squares(model(x)).backward()
     # The second writes into what the first has put out.

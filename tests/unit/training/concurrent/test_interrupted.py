@@ -49,7 +49,7 @@ def gated():
     net, x = Toy(3), torch.randn(2, 64)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9)
     gates = Gates(net, CHAIN)
-    gates.draw = lambda: frozenset(gates.removed)
+    gates.draws.draw = lambda theta: frozenset(gates.removed)
     net(x).sum().backward()
     optimizer.step()
     optimizer.zero_grad()

@@ -443,7 +443,7 @@ def test_a_loss_of_ones_own_is_used():
         20, price=0.0, loss=lambda outputs, labels: (outputs - 1).square().mean(), settings={"warmup": 0.0}
     )
     x, _ = random_batches(1)[0]
-    pruner.gates.draw = frozenset
+    pruner.gates.draws.draw = lambda theta: frozenset()
     (net(x) - 1).square().mean().backward()
     plain = deepcopy(net)
     pruner.step((x, None))
@@ -459,7 +459,7 @@ def test_shut_units_decay_as_others_do(kind):
     make = lambda net: kind(net.parameters(), lr=0.1, weight_decay=0.5)  # noqa: E731
     net, optimizer, pruner = start(20, price=0.1, make=make)
     x, y = random_batches(1)[0]
-    pruner.gates.draw = lambda: frozenset({2})
+    pruner.gates.draws.draw = lambda theta: frozenset({2})
     torch.nn.init.ones_(net.blocks[2].first.bias)
     before = {name: value.detach().clone() for name, value in net.blocks[2].named_parameters()}
     cross_entropy(net(x), y).backward()
@@ -538,7 +538,7 @@ def test_progress_and_status_after_a_unit_has_left_are_counted_by_hand(quantity,
     # MACs: 2048 of the stem, 320 of the head, 2048 of a block.
     settings = {"warmup": 0.0, "probes": 4, "every": 10}
     net, optimizer, pruner = start(1000, depth=4, price=f"{quantity}=40", settings=settings)
-    pruner.gates.draw = lambda: frozenset({2})
+    pruner.gates.draws.draw = lambda theta: frozenset({2})
     pruner.gates.theta[2] = 0.0
     for _ in range(10):
         pruner.decisions.gains[2].add(0.0)

@@ -65,20 +65,3 @@ def test_costs_that_were_measured_before_stay():
     restore_(after, state_of(before))
     assert after.prices.requirement.savings == (2.0, 1.0, 1.0, 1.0)
     assert after.prices.requirement.whole == 5.0
-
-
-def test_a_draw_that_serves_several_calls_goes_on():
-    before, after = decisions(), decisions()
-    for each in (before, after):
-        each.gates.theta = dict.fromkeys(each.gates.theta, 0.5)
-        each.gates.model.train()
-    x, drawn = torch.zeros(2, 64), []
-    for _ in range(3):
-        before.gates.model(x)
-    restore_(after, state_of(before))
-    for each in (before, after):
-        for _ in range(12):
-            each.gates.model(x)
-            drawn.append(each.gates.off)
-    assert drawn[:12] == drawn[12:]
-    assert len(set(drawn)) > 1
