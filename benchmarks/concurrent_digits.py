@@ -83,7 +83,7 @@ def run(depth: int, seed: int, price: str) -> dict[str, Any]:
         "depth": found.units,
         "undecided_gates": pruner.decisions.undecided,
         "blocks_worth_their_price": sum(each.gain >= each.price for each in worth),
-        "blocks_surely_below_their_price": sum(each.is_short for each in worth),
+        "blocks_surely_below_their_price": sum(each.is_below for each in worth),
         "training_macs_saved": found.saved,
         "accuracy": evaluate_quality(small, test.batches)["accuracy"],
     }

@@ -249,7 +249,7 @@ def concurrent(model: nn.Module, way: str, seed: int, batches: ReshuffledBatches
         "undecided_gates": predicted["undecided"],
         "worth_of_blocks_left": [asdict(each) for each in worth],
         "blocks_worth_their_price": sum(each.gain >= each.price for each in worth),
-        "blocks_surely_below_their_price": sum(each.is_short for each in worth),
+        "blocks_surely_below_their_price": sum(each.is_below for each in worth),
     }
     macs = (1 - found.saved) * 3 * whole * steps
     return Trained(model=small, macs=macs, seconds=seconds, removed=pruner.removed, known=known)

@@ -42,7 +42,7 @@ class Options(UnitOptions, FormatOptions, TrainingOptions):
         steps: Steps after which to stop, in place of epochs.
         lr: Highest learning rate; a cosine takes it to 0. 0.05 with sgd, 3e-4 with adamw.
         optimizer: sgd, with Nesterov's momentum, or adamw; adamw for language models, sgd for others.
-        weight_decay: Of weights; not of biases and norms.
+        weight_decay: Of weights; not of biases and norms, but with the preset paper.
         mixed_precision: no, bf16, or fp16 on a GPU.
         augment: Shift images by up to an eighth of their side and mirror them at random.
         preset: default, or paper: what is known of the publication.

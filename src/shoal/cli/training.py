@@ -77,10 +77,10 @@ class Trained:
             what = "was saved" if saved >= 0 else "came on top, for asking units what they are worth"
             notes.append(f"{abs(saved):.0%} of the training compute of the whole network {what}, in MACs")
         worth = self.plan.predicted.get("worth", {})
-        if short := sum(Worth(**each).is_short for each in worth.values()):
+        if short := sum(Worth(**each).is_below for each in worth.values()):
             notes.append(
-                f"{short} of the {len(worth)} units that could still leave are worth less than their price "
-                "now that training is over: without them the network would be hardly worse"
+                f"{short} of the {len(worth)} units that could still leave are surely worth less than their "
+                "price now that training is over"
             )
         asked_of = self.plan.predicted.get("asked", {})
         left = self.plan.removed if asked_of else ()
@@ -134,7 +134,7 @@ class Training:
             judged=judged_by(options, loaded),
             example=example,
             gates=gates,
-            fitting=_fitting(options, loaded),
+            fitting=_fitting(options, loaded, gates),
         )
 
     def once(self, options: Options) -> Trained | None:
@@ -281,7 +281,7 @@ def _gates(options: Options) -> ConcurrentSettings | None:
     return settings
 
 
-def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
+def _fitting(options: Options, loaded: LoadedModel, gates: ConcurrentSettings | None) -> FitSettings:
     from shoal.measurement import is_causal
     from shoal.training import FitSettings
 
@@ -294,7 +294,7 @@ def _fitting(options: Options, loaded: LoadedModel) -> FitSettings:
         lr=usual if options.lr is None else options.lr,
         weight_decay=options.weight_decay,
         # The region of attraction is that of weights that decay.
-        decay_all=options.preset == "paper",
+        decay_all=gates is not None and gates.condition == "attracted",
         warmup=0.05,
         seed=options.seed,
         purpose={"data": options.data, "augment": options.augment},

@@ -4,6 +4,7 @@ from shoal.training.batchnorm import recalibrate_
 from shoal.training.concurrent import PRESETS, ConcurrentPruner, ConcurrentSettings, PruningProgress
 from shoal.training.concurrent.lightning_callback import lightning_pruning_callback
 from shoal.training.concurrent.trainer_callback import pruning_callback
+from shoal.training.concurrent.worth import Worth
 from shoal.training.fitting import FitReport, fit
 from shoal.training.healing import HealSettings, heal
 from shoal.training.optimisation import FitSettings
@@ -22,6 +23,7 @@ __all__ = [
     "Pruner",
     "PruningProgress",
     "TrainingResult",
+    "Worth",
     "fit",
     "heal",
     "lightning_pruning_callback",

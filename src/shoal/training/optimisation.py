@@ -28,7 +28,7 @@ class FitSettings:
         lr: Highest learning rate; a cosine takes it to 0.
         momentum: Of `sgd`.
         weight_decay: Of weights; biases and norms, parameters of one axis, are not decayed.
-        decay_all: Whether those are, too.
+        decay_all: Whether biases and norms are decayed, too.
         warmup: Share of the steps in which the learning rate rises to its highest.
         clip: Largest norm of the gradient; None leaves it as it is.
         mixed_precision: `no`, `bf16`, or `fp16` on a GPU.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from shoal.architectures import find_units
 from shoal.architectures.initialisation import randomise_, seeded
 from shoal.budget import Budget
 from shoal.calling import Batch, Inputs, call, check_batches
-from shoal.errors import BudgetError, DataError
+from shoal.errors import BudgetError, DataError, ShoalWarning
 from shoal.measurement import Loss, batch_loss, is_causal
 from shoal.plan import Plan
 from shoal.processes import together
@@ -159,8 +160,7 @@ class _Run:
             plan = Plan.removing(find_units(student, self.start.example), [], method=self.goal.method)
         report = self._fitted(student, batches, pruner, checkpoint, resume=resume)
         if pruner is not None:
-            with seeded(student, self.fitting.seed):
-                pruner.worth(batches)
+            self._ask_at_the_end(pruner, batches)
             student, plan = pruner.finish(), pruner.plan()
         with seeded(student, self.fitting.seed):
             recalibrate_(student, batches)
@@ -172,6 +172,14 @@ class _Run:
             trace=None if pruner is None else pruner.trace,
             drawn_without_a_rule=tuple(drawn),
         )
+
+    def _ask_at_the_end(self, pruner: ConcurrentPruner, batches: Iterable[Batch]) -> None:
+        try:
+            with seeded(pruner.model, self.fitting.seed):
+                pruner.worth(batches)
+        except DataError as error:
+            # No reason to lose what was trained.
+            warnings.warn(f"what is left was not asked what it is worth: {error}", ShoalWarning, stacklevel=2)
 
     def student(self) -> tuple[nn.Module, list[str]]:
         """Return the network to train, and the parameters that were drawn without a rule."""

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from shoal import load
-from shoal.training import fitting
+from shoal.training import Worth, fitting
 
 TRAIN = "train net.py:make --data digits:train --num-samples 96 --batch-size 32 --epochs 4 -o small"
 
@@ -34,17 +34,22 @@ def test_choices_close_to_chance_are_called_that(shoal, steps, told):
     assert ("units that left were asked on fewer than 10 batches" in outcome.err) is told
 
 
-@pytest.mark.parametrize(("price", "told"), [(100, True), (0, False)])
-def test_units_that_are_not_worth_their_price_at_the_end_are_told_of(shoal, place, price, told):
-    outcome = shoal(f"{TRAIN} --price {price}")
-    assert outcome.code == 0
-    assert ("worth less than their price now that training is over" in outcome.err) is told
+@pytest.mark.parametrize(("gain", "told"), [(0.05, True), (0.15, False)])
+def test_units_that_are_not_worth_their_price_at_the_end_are_told_of(shoal, place, monkeypatch, gain, told):
+    worth = Worth(gain=gain, error=0.01, price=0.1, batches=8)
+    asked = lambda gates, units, batches, **_: dict.fromkeys(units, worth)  # noqa: E731
+    monkeypatch.setattr("shoal.training.concurrent.pruner.measured_worth", asked)
+    outcome = shoal(f"{TRAIN} --budget units=4")
     predicted = json.loads((place / "small" / "shoal.json").read_text())["plan"]["predicted"]
-    left = predicted["units"] if price == 0 else 1
-    assert len(predicted["worth"]) == left
-    assert all(
-        (each["gain"] + 2 * each["error"] < each["price"]) is told for each in predicted["worth"].values()
-    )
+    assert [Worth(**each) for each in predicted["worth"].values()] == [worth] * 4
+    found = "4 of the 4 units that could still leave are surely worth less than their price" in outcome.err
+    assert found is told
+
+
+def test_what_has_to_stay_is_not_asked_at_the_end(shoal):
+    predicted = shoal(f"{TRAIN} --price 100 --json").json["plan"]["predicted"]
+    assert predicted["units"] == 1
+    assert "worth" not in predicted
 
 
 def test_json_is_one_document(shoal):

@@ -7,7 +7,8 @@ https://arxiv.org/abs/2406.04549.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from operator import itemgetter
 
 from torch import nn
 from torch.optim import Optimizer
@@ -36,9 +37,10 @@ class Attraction:
         order = {module: call.order for module, call in trace(model, example).items()}
         self._last: dict[int, nn.Module | None] = {}
         for unit in chain.select(chain.removable):
-            parts = [part for path in unit.modules for part in model.get_submodule(path).modules()]
-            owners = [part for part in parts if next(part.parameters(recurse=False), None) is not None]
-            self._last[unit.index] = max(owners, key=lambda part: order.get(part, -1), default=None)
+            parts = [each for path in unit.modules for each in _entered(model.get_submodule(path), order)]
+            owners = [each for each in parts if next(each[1].parameters(recurse=False), None) is not None]
+            # Of what was entered at once, the last that is named.
+            _, self._last[unit.index] = max(reversed(owners), key=itemgetter(0), default=(0, None))
         self.influence = dict.fromkeys(chain.removable, 0.0)
 
     def last_weights(self, index: int) -> list[nn.Parameter]:
@@ -69,6 +71,16 @@ class Attraction:
             influence=self.influence[index],
             price=price,
         )
+
+
+def _entered(
+    module: nn.Module, order: Mapping[nn.Module, int], before: int = -1
+) -> Iterator[tuple[int, nn.Module]]:
+    """A module and all in it, each with when it was entered; if it was not, when what it is in was."""
+    at = order.get(module, before)
+    yield at, module
+    for child in module.children():
+        yield from _entered(child, order, at)
 
 
 def _norm_of(weights: Iterable[nn.Parameter]) -> float:

@@ -82,7 +82,7 @@ class Decisions:
         return self.settings.pace(units, left, self.last - self.first)
 
     @property
-    def worth(self) -> dict[int, float]:
+    def means(self) -> dict[int, float]:
         """What each unit that is left is worth, as far as is known."""
         return {index: self.gains[index].mean for index in self.gates.theta}
 
@@ -102,7 +102,7 @@ class Decisions:
         gone: list[int] = []
         if self.led and step >= max(1, self.first) and not self._begun:
             # Units that have learnt little yet are worth more later on.
-            self.prices.start(self.worth)
+            self.prices.start(self.means)
         if step > self.first:
             gone = self._move(step, gains)
         if step >= self.last or (self.led and self.prices.is_met(self.gates.removed)):
@@ -121,18 +121,21 @@ class Decisions:
         going = self._surplus() if self.led else self._unworthy()
         for index in going:
             self.gates.remove_(index, self.optimizer)
+        if self.led:
+            known = {index: gain for index, gain in self.means.items() if self.gains[index].count}
+            self.prices.settle(known, self.gates.removed)
         self.gates.theta = dict.fromkeys(self.gates.theta, 1.0)
         self.frozen = self.gates.settled_for_good = True
         return going
 
     def _surplus(self) -> list[int]:
         # Where no batch gave a finite gain, nobody knows that the network works without: those go last.
-        worth = {index: gain if self.gains[index].count else math.inf for index, gain in self.worth.items()}
+        worth = {index: gain if self.gains[index].count else math.inf for index, gain in self.means.items()}
         return list(self.prices.surplus(worth, self.gates.removed))
 
     def _unworthy(self) -> list[int]:
         """The units worth less than their price on the running average, but for the last of a stage."""
-        short = {index: gain - self.prices.price(index) for index, gain in self.worth.items()}
+        short = {index: gain - self.prices.price(index) for index, gain in self.means.items()}
         going: list[int] = []
         for index in sorted(short, key=lambda index: short[index]):
             if self.gains[index].count and short[index] < 0 and not self._is_last(index, going):
@@ -147,18 +150,18 @@ class Decisions:
             target = 1 - (1 - prices.goal) * min(1.0, done / _IN_TIME)
             expected = prices.expected(gates.theta, gates.removed)
             prices.lead(expected, target, haste=_HASTE / (self.last - self.first))
+        mean = math.fsum(map(prices.price, gates.theta)) / max(1, len(gates.theta))
+        if mean <= 0:
+            return []
         undecided = sum(theta < 1 for theta in gates.theta.values())
         for index, gain in gains.items():
             price = prices.price(index)
-            if price <= 0:
-                # Nothing draws its gate to 0.
-                continue
             gates.theta[index] = moved(
                 gates.theta[index],
                 gain,
                 price,
-                # In proportion to its price: what is worth nothing leaves in the same time, dear or cheap.
-                step=settings.haste * settings.start / (price * _TIME_TO_LEAVE * self.steps),
+                # What is worth nothing loses its gate in the same time, dear or cheap.
+                step=settings.haste * settings.start / ((price or mean) * _TIME_TO_LEAVE * self.steps),
                 share=max(1.0, self._pace()[1] * undecided / max(1, len(gains))),
                 deviation=self.gains[index].deviation,
             )

@@ -244,6 +244,7 @@ class Gates:
             "theta": theta,
             "removed": list(self.removed),
             "calls": self.calls,
+            "autocast": [self._autocast[0], str(self._autocast[1]).removeprefix("torch.")],
             **self.draws.state(),
         }
 
@@ -254,6 +255,8 @@ class Gates:
                 self.remove_(index, optimizer)
         self.theta = {int(index): float(theta) for index, theta in state["theta"].items()}
         self.removed, self.calls = [int(index) for index in state["removed"]], int(state["calls"])
+        enabled, dtype = state["autocast"]
+        self._autocast = bool(enabled), getattr(torch, dtype)
         self.draws.restore_(state)
 
     def enter(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -265,6 +268,9 @@ class Gates:
         self._call.close()
         self._complete()
         trained = self.model.training and torch.is_grad_enabled()
+        if trained:
+            kind = device_of(self.model).type
+            self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         if self.settled_for_good:
             if trained:
                 self.counting(self.removed)
@@ -275,8 +281,6 @@ class Gates:
             self.calls += 1
             self.counting(self.off)
             self._buffers = other_buffers(self.model)
-            kind = device_of(self.model).type
-            self._autocast = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
             self._call.enter_context(self.replay.recording(self.off, *args, **without_routing(kwargs)))
             self._call.enter_context(self.watching())
         else:

@@ -149,7 +149,7 @@ class LightningPruning(LoopPruning):
                 f"{asked}: it expects gradients of all weights, and units that are shut have none. "
                 "strategy='ddp_find_unused_parameters_true' works."
             )
-        scaled = str(trainer.precision).startswith("16-")
+        scaled = trainer.precision == "16-mixed"
         if faults := self.faults_of_slopes(accumulated=trainer.accumulate_grad_batches, scaled=scaled):
             raise ConfigError(f"asked to prune in training with {', '.join(faults)}: it works without.")
 

@@ -172,6 +172,18 @@ class UnitPrices:
         change = haste * (expected - target)
         self.level *= math.exp(min(_FASTEST, max(0.0, change)))
 
+    def settle(self, gains: Mapping[int, float], removed: Collection[int]) -> None:
+        """Lower the level to the highest at which all units that are left, and could leave, are worth their
+        price: that is the price of the budget, which leading has overshot.
+
+        Args:
+            gains: Unit → its gain, of those that are left.
+            removed: Those that have left.
+        """
+        free = (index for index in gains if not self.is_last(index, removed))
+        worths = (max(gains[index], 0.0) / max(self.share(index), _LOWEST) for index in free)
+        self.level = min([self.level, *worths])
+
     def surplus(self, gains: Mapping[int, float], removed: Collection[int]) -> tuple[int, ...]:
         """Return the units that have to go for the budget: those worth least for what they cost.
 

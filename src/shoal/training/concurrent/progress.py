@@ -21,7 +21,8 @@ class PruningProgress:
         saved: Share of the training compute so far, in MACs, that gates and removals have saved; what asking
             units has cost is taken off.
         removed: Units that left in this step.
-        price: What all of the network's cost has to be worth, in mean loss.
+        price: What all of the network's cost has to be worth, in mean loss: as it is led to a budget, and
+            once gates are settled, the highest at which all that is left is worth it.
     """
 
     step: int

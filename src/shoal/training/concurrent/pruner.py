@@ -44,6 +44,9 @@ from shoal.units import Granularity
 
 __all__ = ["ConcurrentPruner"]
 
+# Of what a state holds.
+_VERSION = 2
+
 
 class ConcurrentPruner:
     """Makes a network shallower while somebody trains it.
@@ -103,8 +106,10 @@ class ConcurrentPruner:
         self.price = None if price is None else Price.parse(price)
         self.chain = find_units(model, example, granularity=granularity)
         self.prices = prices_of(model, example, self.chain, self.budget, self.price)
-        self.gates = Gates(model, self.chain, start=self.settings.start, seed=self.settings.seed)
         attracted = self.settings.condition == "attracted"
+        # Before there are gates, which leave units out.
+        attraction = Attraction(model, self.chain, example) if attracted else None
+        self.gates = Gates(model, self.chain, start=self.settings.start, seed=self.settings.seed)
         self.decisions = Decisions(
             gates=self.gates,
             prices=self.prices,
@@ -112,7 +117,7 @@ class ConcurrentPruner:
             steps=steps,
             led=self.budget is not None,
             optimizer=optimizer,
-            attraction=Attraction(model, self.chain, example) if attracted else None,
+            attraction=attraction,
         )
         self.done = 0
         self.removed_at: dict[int, int] = {}
@@ -161,10 +166,13 @@ class ConcurrentPruner:
                 "asked for a step of pruning after finish: make a new pruner for more training."
             )
         decisions, step, gone = self.decisions, self.done + 1, list[int]()
+        self._worth = {}
         if not decisions.frozen:
-            self.gates.check_called()
-            asked = decisions.asked(step)
-            gains = self._questions.ask(batch, asked) if asked else {}
+            gains = {}
+            if asked := decisions.asked(step):
+                gains = self._questions.ask(batch, asked)
+            else:
+                self.gates.check_called()
             gone = decisions.after(step, gains)
             self.gates.decay_shut_()
         self.done = step
@@ -192,21 +200,24 @@ class ConcurrentPruner:
         )
 
     def worth(self, batches: Iterable[Batch], *, most_batches: int = 8) -> dict[int, Worth]:
-        """Return what each unit that is left is worth on these batches, and its price, to see at the end of
-        training whether all of them should have stayed; the plan keeps it.
+        """Return what each unit that is left and could leave is worth on these batches, and its price, to see
+        at the end of training whether all of them should have stayed; the plan keeps it until the next step.
+
+        Several processes ask each for itself. What it costs is not part of the training compute.
 
         Args:
-            batches: `(inputs, labels)`, or what the network is called with.
+            batches: `(inputs, labels)`, or dicts with `labels`: the network is called without them.
             most_batches: After how many to stop: each costs half a forward pass a unit.
 
         Raises:
             DataError: If there are no batches, or nothing to compute a loss from.
-            ConfigError: After `finish`.
+            ConfigError: After `finish`, or if no batch is wanted.
         """
         if self.gates.closed:
             raise ConfigError("asked what units are worth after finish: ask before it.")
         self._worth = measured_worth(
             self.gates,
+            [index for index in self.gates.theta if not self.prices.is_last(index, self.gates.removed)],
             batches,
             loss_of=self._questions.loss_of,
             price=self.prices.price,
@@ -247,7 +258,8 @@ class ConcurrentPruner:
         that stay, on how many batches each was asked, the steps at which units left, and how many gates were
         undecided when all were settled; once asked for, `worth`: their gains at the end of training.
         """
-        worth = {str(index): asdict(worth) for index, worth in sorted(self._worth.items())}
+        left = sorted(self._worth.keys() & self.gates.theta.keys())
+        worth = {str(index): asdict(self._worth[index]) for index in left}
         return Plan.removing(
             self.chain,
             self.removed,
@@ -256,7 +268,7 @@ class ConcurrentPruner:
             settings=asdict(self.settings),
             predicted={
                 "price": self.prices.level,
-                "gains": {str(index): gain for index, gain in sorted(self.decisions.worth.items())},
+                "gains": {str(index): gain for index, gain in sorted(self.decisions.means.items())},
                 "asked": {str(index): gain.count for index, gain in sorted(self.decisions.gains.items())},
                 "training_macs_saved": self.progress().saved,
                 "undecided": self.decisions.undecided,
@@ -306,4 +318,9 @@ class ConcurrentPruner:
             "budget": str(self.budget),
             "price": None if self.price is None else str(self.price),
         }
-        return asdict(self.settings) | asked | {"units": [unit.name for unit in self.chain]}
+        return (
+            {"version": _VERSION}
+            | asdict(self.settings)
+            | asked
+            | {"units": [unit.name for unit in self.chain]}
+        )

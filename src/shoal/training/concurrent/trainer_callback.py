@@ -116,8 +116,14 @@ class TrainerPruning(LoopPruning):
                 f"the callback ({type(self._model).__name__}). Give both the same one, and do not shard it."
             )
         self._guard.remove()
-        slopes = self.faults_of_slopes(accumulated=args.gradient_accumulation_steps, scaled=args.fp16)
-        _check(args, state, slopes)
+        faults = self.faults_of_slopes(accumulated=args.gradient_accumulation_steps, scaled=args.fp16)
+        expected = args.gradient_checkpointing or any(
+            getattr(module, "gradient_checkpointing", False) for module in model.modules()
+        )
+        unused = args.ddp_find_unused_parameters
+        if args.world_size > 1 and (expected if unused is None else not unused):
+            faults.append("gradients expected of all weights (ddp_find_unused_parameters=True goes with it)")
+        _check(args, state, faults)
         known = self.pruner.done if self._resumed else 0
         if state.global_step != known:
             raise ConfigError(
@@ -166,21 +172,17 @@ def _names(model: nn.Module, unit: Unit) -> set[str]:
     return {name for name, _ in model.named_parameters() if name.startswith(parts)}
 
 
-def _check(args: Any, state: Any, slopes: list[str]) -> None:
-    """Refuse what would go wrong."""
+def _check(args: Any, state: Any, faults: list[str]) -> None:
+    """Refuse these faults, and whatever else would go wrong."""
     wrong = {
         "load_best_model_at_end": "earlier weights are of a deeper network",
         "torch_compile": "every draw of the gates would compile it anew",
         "deepspeed": "units leave the network while it is trained",
         "fsdp": "units leave the network while it is trained",
     }
-    found = [
+    found = faults + [
         f"{name}={getattr(args, name)!r} ({why})" for name, why in wrong.items() if getattr(args, name, 0)
     ]
-    found += slopes
-    unused = args.ddp_find_unused_parameters
-    if args.world_size > 1 and not (not args.gradient_checkpointing if unused is None else unused):
-        found.append("gradients expected of all weights (ddp_find_unused_parameters=True goes with it)")
     if args.n_gpu > 1:
         found.append(f"{args.n_gpu} GPUs in one process (start one process a GPU)")
     if state.is_hyper_param_search:

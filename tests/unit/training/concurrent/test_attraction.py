@@ -3,7 +3,8 @@ import torch
 from torch import nn
 
 from gated import Toy
-from shoal import find_units
+from shoal import ConcurrentPruner, find_units
+from shoal.training import PRESETS
 from shoal.training.concurrent.attraction import Attraction
 
 
@@ -80,3 +81,29 @@ def test_decay_is_that_of_the_last_weights(decay, drawn):
     groups = [{"params": last, "weight_decay": decay}, {"params": others, "weight_decay": 1.0 - decay}]
     # Without decay only gates below what the norm leaves room for are drawn to 0; with it, larger ones too.
     assert attraction.draws(1, 0.6, 0.4, torch.optim.SGD(groups, lr=0.1)) is drawn
+
+
+def test_gates_do_not_hide_which_weights_run_last():
+    torch.manual_seed(0)
+    net = Toy(4)
+    pruner = ConcurrentPruner(net, torch.zeros(2, 64), steps=100, price=0.1, settings=PRESETS["paper"])
+    found = pruner.decisions.attraction.last_weights(1)
+    assert {id(weight) for weight in found} == {id(weight) for weight in net.blocks[1].second.parameters()}
+
+
+class Attention(nn.Module):
+    """Its last weights are used by no call of their module."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.mixer = nn.LayerNorm(4), nn.MultiheadAttention(4, 2, batch_first=True)
+
+    def forward(self, x):
+        normed = self.norm(x)
+        return x + self.mixer(normed, normed, normed)[0]
+
+
+def test_weights_of_a_part_that_is_not_called_come_with_what_it_is_in():
+    net = nn.Sequential(*(Attention() for _ in range(3)), nn.Linear(4, 2))
+    found = attraction_on(net, torch.zeros(2, 5, 4)).last_weights(1)
+    assert {id(weight) for weight in found} == {id(weight) for weight in net[1].mixer.out_proj.parameters()}

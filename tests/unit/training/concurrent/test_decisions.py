@@ -195,7 +195,7 @@ def test_the_price_follows_what_units_come_to_be_worth_until_gates_shut():
         decisions.gates.theta = dict.fromkeys(range(4), 0.98)
         decisions.after(step, {index: worth * (1 + index) for index in range(4)})
         # Two of four units are to go, and the second is worth so much of a quarter of the cost.
-        assert decisions.prices.level == pytest.approx(4 * decisions.worth[1], rel=0.06)
+        assert decisions.prices.level == pytest.approx(4 * decisions.means[1], rel=0.06)
     level = decisions.prices.level
     decisions.gates.theta[0] = 0.5
     decisions.after(12, dict.fromkeys(range(4), 50.0))
@@ -243,7 +243,7 @@ def test_a_batch_that_overflows_with_a_gate_turned_says_nothing(value, budget):
         if decisions.frozen:
             break
     assert decisions.gates.removed == [1]
-    assert all(math.isfinite(gain) for gain in decisions.worth.values())
+    assert all(math.isfinite(gain) for gain in decisions.means.values())
 
 
 def attracted_decisions(scale, decay=5e-4, **settings):

@@ -195,6 +195,24 @@ def unequal() -> Chain:
     return replace(chain, units=units, params=1000)
 
 
+@pytest.mark.parametrize(
+    ("gains", "removed", "level"),
+    [
+        ({0: 0.5, 1: 0.02, 2: 0.3}, {3}, 0.1),
+        ({0: 0.5, 1: -0.02, 2: 0.3}, {3}, 0.0),
+        ({0: 5.0, 1: 6.0, 2: 7.0}, {3}, 2.0),
+        ({2: 0.01}, {0, 1, 3}, 2.0),
+        ({}, (), 2.0),
+    ],
+)
+def test_the_level_settles_where_all_that_could_leave_is_worth_its_price(gains, removed, level):
+    prices = prices_of([[2, 2, 2, 2]], "units=3", rest=2)
+    prices.requirement = replace(prices.requirement, savings=(0.4, 0.2, 0.2, 0.2), whole=1.0)
+    prices.level = 2.0
+    prices.settle(gains, removed)
+    assert prices.level == pytest.approx(level)
+
+
 def test_a_fixed_price_is_a_share_of_what_all_of_a_quantity_is_worth():
     chain = unequal()
     table = LatencyTable(units=(0.1, 0.2, 0.3), whole=2.0)

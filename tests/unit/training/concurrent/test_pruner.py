@@ -259,7 +259,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(tmp_path, carried, m
     assert resumed.progress() == pruner.progress()
     assert (resumed.trace, resumed.removed_at) == (pruner.trace, pruner.removed_at)
     assert resumed.plan() == pruner.plan()
-    assert resumed.decisions.worth == pruner.decisions.worth
+    assert resumed.decisions.means == pruner.decisions.means
     assert equal(dict(resumed.finish().state_dict()), dict(pruner.finish().state_dict()))
 
 
@@ -308,7 +308,7 @@ def test_a_copy_of_the_network_in_training_has_nothing_to_do_with_the_run(estima
             cross_entropy(copy(2 * x), y).backward()
         loss.backward()
         pruner.step((x, y))
-        found.append((pruner.decisions.worth, pruner.gates.calls))
+        found.append((pruner.decisions.means, pruner.gates.calls))
     assert found[0] == found[1]
     assert any(found[0][0].values())
 
@@ -422,7 +422,7 @@ def test_batches_of_one_are_enough(estimator):
     small = pruner.finish()
     assert len(small.blocks) == 1
     assert pruner.decisions.first < max(pruner.removed_at.values()) < pruner.decisions.last
-    assert all(map(math.isfinite, [*losses, *pruner.decisions.worth.values()]))
+    assert all(map(math.isfinite, [*losses, *pruner.decisions.means.values()]))
     assert all(value.isfinite().all() for value in small.state_dict().values())
 
 

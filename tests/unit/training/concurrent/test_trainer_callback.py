@@ -160,7 +160,7 @@ def test_a_resumed_run_is_the_run_that_was_never_interrupted(
     trainer(model, tmp_path, resumed).train(resume_from_checkpoint=str(checkpoint))
 
     assert resumed.pruner.removed == whole.callback.pruner.removed
-    assert resumed.pruner.decisions.worth == whole.callback.pruner.decisions.worth
+    assert resumed.pruner.decisions.means == whole.callback.pruner.decisions.means
     assert resumed.pruner.progress() == whole.callback.pruner.progress()
     assert same(weights(resumed.finish()), weights(whole.callback.finish()))
 
