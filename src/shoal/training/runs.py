@@ -176,7 +176,7 @@ class _Run:
     def _ask_at_the_end(self, pruner: ConcurrentPruner, batches: Iterable[Batch]) -> None:
         try:
             with seeded(pruner.model, self.fitting.seed):
-                pruner.worth(batches)
+                pruner.worth(batches, most_batches=_asked_at_the_end(pruner))
         except DataError as error:
             # No reason to lose what was trained.
             warnings.warn(f"what is left was not asked what it is worth: {error}", ShoalWarning, stacklevel=2)
@@ -254,6 +254,12 @@ class _Run:
         if self.budget is not None:
             check_folded(self.budget, start.model, folded, start.example)
         return folded
+
+
+def _asked_at_the_end(pruner: ConcurrentPruner) -> int:
+    """On how many batches: two at least, eight at most, and no more than a twentieth of training costs."""
+    passes = 1 + len(pruner.gates.theta) / 2
+    return max(2, min(8, int(3 * pruner.done / 20 / passes)))
 
 
 def _objective(student: nn.Module, loss: Loss | None) -> Objective:

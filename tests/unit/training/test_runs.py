@@ -6,8 +6,17 @@ from torch import nn
 
 from networks import NETWORKS, gpt2
 from shoal import Budget, find_units
-from shoal.errors import BudgetError, ConfigError, DataError, UnknownArchitectureError
-from shoal.training import ConcurrentSettings, FitSettings, TrainingResult, fitting, recalibrate_, train
+from shoal.errors import BudgetError, ConfigError, DataError, ShoalWarning, UnknownArchitectureError
+from shoal.training import (
+    ConcurrentPruner,
+    ConcurrentSettings,
+    FitSettings,
+    TrainingResult,
+    Worth,
+    fitting,
+    recalibrate_,
+    train,
+)
 from shoal.training.concurrent.price import Price
 from shoal.training.runs import METHODS, check_budget
 
@@ -56,6 +65,24 @@ def test_training_ends_with_an_ordinary_network_of_the_size_asked_for():
     assert set(found.plan.predicted["removed_at"]) == {str(index) for index in found.plan.removed}
     assert found.progress.units == 3
     assert found.report.steps == 40
+
+
+def test_what_is_left_is_asked_at_the_end_what_it_is_worth():
+    found = run()
+    worth = {int(index): Worth(**each) for index, each in found.plan.predicted["worth"].items()}
+    assert sorted({*worth, *found.plan.removed}) == list(range(5))
+    # A twentieth of 40 steps is six forward passes, and asking three units on a batch takes 2.5.
+    assert {each.batches for each in worth.values()} == {2}
+
+
+def test_a_failure_to_ask_loses_nothing(monkeypatch):
+    def fails(*args, **options):
+        raise DataError("asked what units are worth: there is nothing.")
+
+    monkeypatch.setattr(ConcurrentPruner, "worth", fails)
+    with pytest.warns(ShoalWarning, match="not asked what it is worth: asked what units are worth"):
+        found = run()
+    assert len(find_units(found.model, X[:1])) == 3
 
 
 def test_the_control_trains_the_whole_network():

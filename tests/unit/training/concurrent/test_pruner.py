@@ -571,3 +571,15 @@ def test_units_without_which_the_loss_is_infinite_go_last():
     for index, gain in ((1, 0.5), (2, 0.4), (3, 0.3), (4, 0.2), (5, 0.1)):
         gains[index].add(gain)
     assert sorted(pruner.decisions.freeze()) == [3, 4, 5]
+
+
+def test_a_state_of_another_version_is_refused_before_anything_leaves():
+    _, _, pruner = start(20, budget="units=3")
+    pruner.gates.remove_(2)
+    state = pruner.state_dict()
+    del state["agreed"]["version"]
+    net, _, other = start(20, budget="units=3")
+    before = len(net.state_dict())
+    with pytest.raises(ConfigError, match="version None -> 2"):
+        other.load_state_dict(state)
+    assert len(net.state_dict()) == before
